@@ -1,0 +1,23 @@
+# shoal_folder(NAME DEPENDS target...): one static library per top-level folder from all of its .cc and .proto files.
+# A new file needs no edit here. launch/main.cc is the program and stays out.
+function(shoal_folder name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${name}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/launch/main\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "/bench/")
+  file(GLOB_RECURSE protos CONFIGURE_DEPENDS ${name}/*.proto)
+  set(generated "")
+  foreach(proto ${protos})
+    file(RELATIVE_PATH relative ${CMAKE_SOURCE_DIR} ${proto})
+    string(REPLACE ".proto" ".pb.cc" cc ${CMAKE_BINARY_DIR}/proto/${relative})
+    string(REPLACE ".proto" ".pb.h" h ${CMAKE_BINARY_DIR}/proto/${relative})
+    add_custom_command(OUTPUT ${cc} ${h}
+      COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_BINARY_DIR}/proto
+      COMMAND protobuf::protoc --cpp_out=${CMAKE_BINARY_DIR}/proto -I ${CMAKE_SOURCE_DIR} ${relative}
+      WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DEPENDS ${proto})
+    list(APPEND generated ${cc} ${h})
+    set_source_files_properties(${cc} PROPERTIES COMPILE_OPTIONS "-w")
+  endforeach()
+  add_library(shoal_${name} STATIC ${sources} ${generated})
+  target_link_libraries(shoal_${name} PUBLIC ${ARG_DEPENDS})
+endfunction()

@@ -1,0 +1,102 @@
+#include "runtime/tensor/tensor.h"
+
+#include <glog/logging.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace shoal {
+
+int64_t NumElements(absl::Span<const int64_t> shape) {
+  int64_t n = 1;
+  for (const int64_t extent : shape) n *= extent;
+  return n;
+}
+
+std::string ShapeString(absl::Span<const int64_t> shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
+
+namespace {
+
+Shape ContiguousStrides(const Shape& shape) {
+  Shape strides(shape.size(), 1);
+  for (int i = static_cast<int>(shape.size()) - 2; i >= 0; --i) strides[i] = strides[i + 1] * shape[i + 1];
+  return strides;
+}
+
+}  // namespace
+
+Tensor::Tensor(std::shared_ptr<Storage> storage, int64_t offset_bytes, Shape shape, DType dtype)
+    : storage_(std::move(storage)), offset_(offset_bytes), shape_(std::move(shape)), dtype_(dtype) {
+  strides_ = ContiguousStrides(shape_);
+  CHECK_LE(offset_ + bytes(), storage_->bytes()) << "tensor " << ShapeString(shape_) << " does not fit its storage";
+}
+
+Tensor Tensor::Zeros(Shape shape, DType dtype, DeviceKind device) {
+  CHECK(device != DeviceKind::kCuda) << "Tensor::Zeros makes host and meta tensors";
+  const int64_t bytes = NumElements(shape) * DTypeBytes(dtype);
+  if (device == DeviceKind::kMeta) return Tensor(std::make_shared<Storage>(nullptr, bytes, device), 0, shape, dtype);
+  const int64_t rounded = (bytes + 63) / 64 * 64 + 64;
+  void* data = std::aligned_alloc(64, rounded);
+  CHECK(data != nullptr) << "out of memory: " << rounded << " bytes";
+  std::memset(data, 0, rounded);
+  return Tensor(std::make_shared<Storage>(data, rounded, device, std::shared_ptr<void>(data, std::free)), 0, shape, dtype);
+}
+
+Tensor Tensor::Borrow(void* data, Shape shape, DType dtype, DeviceKind device) {
+  const int64_t bytes = NumElements(shape) * DTypeBytes(dtype);
+  return Tensor(std::make_shared<Storage>(data, bytes, device), 0, std::move(shape), dtype);
+}
+
+bool Tensor::contiguous() const {
+  int64_t expected = 1;
+  for (int i = rank() - 1; i >= 0; --i) {
+    if (shape_[i] != 1 && strides_[i] != expected) return false;
+    expected *= shape_[i];
+  }
+  return true;
+}
+
+void* Tensor::raw() const {
+  if (storage_ == nullptr || storage_->data() == nullptr) return nullptr;
+  return static_cast<char*>(storage_->data()) + offset_;
+}
+
+void Tensor::CheckType(DType wanted) const {
+  CHECK(wanted == dtype_) << "tensor " << ShapeString(shape_) << " holds " << DTypeName(dtype_) << ", read as "
+                          << DTypeName(wanted);
+}
+
+void Tensor::CheckHost() const {
+  CHECK(device() == DeviceKind::kCpu) << "no host memory behind this tensor";
+  CHECK(contiguous()) << "tensor " << ShapeString(shape_) << " is not contiguous";
+}
+
+Tensor Tensor::View(Shape shape) const {
+  CHECK(contiguous()) << "View of a tensor that is not contiguous: " << ShapeString(shape_);
+  int64_t known = 1, unknown = -1;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] == -1) unknown = static_cast<int64_t>(i);
+    else known *= shape[i];
+  }
+  if (unknown >= 0) shape[unknown] = known == 0 ? 0 : size() / known;
+  CHECK_EQ(NumElements(shape), size()) << "View " << ShapeString(shape) << " of " << ShapeString(shape_);
+  Tensor out = *this;
+  out.shape_ = shape;
+  out.strides_ = ContiguousStrides(shape);
+  return out;
+}
+
+Tensor Tensor::Slice(int d, int64_t begin, int64_t end) const {
+  if (d < 0) d += rank();
+  CHECK(0 <= begin && begin <= end && end <= shape_[d]) << "Slice [" << begin << ", " << end << ") of dimension " << d
+                                                        << " of " << ShapeString(shape_);
+  Tensor out = *this;
+  out.offset_ += begin * strides_[d] * DTypeBytes(dtype_);
+  out.shape_[d] = end - begin;
+  return out;
+}
+
+}  // namespace shoal
