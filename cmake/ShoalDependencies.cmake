@@ -19,8 +19,6 @@ find_package(absl QUIET)
 shoal_need(absl libabsl-dev 20220623)
 find_package(glog QUIET)
 shoal_need(glog libgoogle-glog-dev 0.5)
-find_package(dnnl QUIET)
-shoal_need(dnnl libdnnl-dev 2.6)
 find_package(CLI11 QUIET)
 shoal_need(CLI11 libcli11-dev 2.1)
 find_package(nlohmann_json QUIET)
@@ -41,6 +39,9 @@ function(shoal_library name header library)
       INTERFACE_INCLUDE_DIRECTORIES ${${name}_INCLUDE_DIR})
   endif()
 endfunction()
+# oneDNN's own CMake package asks for OpenCL in Debian 12, which Shoal does not use.
+shoal_library(dnnl dnnl.h dnnl)
+shoal_need(dnnl libdnnl-dev 2.6)
 shoal_library(hwloc hwloc.h hwloc)
 shoal_need(hwloc libhwloc-dev 2.0)
 shoal_library(xxhash xxhash.h xxhash)
@@ -65,10 +66,10 @@ target_include_directories(shoal_dependencies INTERFACE ${CMAKE_SOURCE_DIR} ${CM
 target_link_libraries(shoal_dependencies INTERFACE
   absl::status absl::statusor absl::strings absl::str_format absl::synchronization absl::time absl::span
   absl::function_ref absl::any_invocable absl::flat_hash_map absl::flat_hash_set absl::inlined_vector
-  glog::glog protobuf::libprotobuf DNNL::dnnl nlohmann_json::nlohmann_json simdjson::simdjson ZLIB::ZLIB
+  glog::glog protobuf::libprotobuf shoal::dnnl nlohmann_json::nlohmann_json simdjson::simdjson ZLIB::ZLIB
   CLI11::CLI11 shoal::hwloc shoal::xxhash shoal::zstd shoal::hwy Threads::Threads)
 
 # GPU back ends: found, printed, and compiled when the toolkit is there. They never change the CPU build.
 find_package(CUDAToolkit QUIET)
-message(STATUS "MPI ${MPI_CXX_VERSION}, Protobuf ${Protobuf_VERSION}, Abseil ${absl_VERSION}, oneDNN ${dnnl_VERSION}, "
+message(STATUS "MPI ${MPI_CXX_VERSION}, Protobuf ${Protobuf_VERSION}, Abseil ${absl_VERSION}, oneDNN ${dnnl_LIBRARY}, "
   "CUDA toolkit ${CUDAToolkit_VERSION} (no CUDA back end in this build)")

@@ -1,4 +1,5 @@
-// How a process's ranks come into being: under mpirun/srun (one rank per process), as threads of one process, or as one fake rank of N.
+// How a process's ranks come into being: under mpirun/srun (one rank per process), as threads of one process, or as one
+// fake rank of N.
 #pragma once
 
 #include <functional>
@@ -12,8 +13,9 @@ namespace shoal {
 
 struct CommOptions {
   absl::Duration deadline = absl::Minutes(5);  // of calls that name none
-  std::string flight_dir;      // where rank-N.ring files go; empty: no flight record
-  // Cross-rank check of (sequence, op, dtype, count, tag) before every collective: a mismatch is an error that names both.
+  std::string flight_dir;                      // where rank-N.ring files go; empty: no flight record
+  // Cross-rank check of (sequence, op, dtype, count, tag) before every collective: a mismatch is an error that names
+  // both.
   enum class Check : uint8_t { kOff, kOn } check = Check::kOff;
   int64_t segment_bytes = 1 << 20;  // messages move in segments of at most this many bytes
 };
@@ -24,17 +26,20 @@ absl::Status RunThreadRanks(int ranks, const CommOptions& options,
                             const std::function<absl::Status(int rank, Communicator& world)>& body);
 
 // The world of this process under MPI. Initialises MPI (MPI_THREAD_MULTIPLE) on first use; call once per process.
-// Environment errors name what is wrong (a launcher whose count exceeds MPI's world is refused here) and how to launch properly.
+// Environment errors name what is wrong (a launcher whose count exceeds MPI's world is refused here) and how to launch
+// properly.
 absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld(const CommOptions& options);
-// Whether the environment says that a launcher started this process (OMPI_COMM_WORLD_SIZE, PMI_SIZE, PMIX_RANK, SLURM_STEP_NUM_TASKS > 1 ...).
+// Whether the environment says that a launcher started this process (OMPI_COMM_WORLD_SIZE, PMI_SIZE, PMIX_RANK,
+// SLURM_STEP_NUM_TASKS > 1 ...).
 bool UnderMpiLauncher();
 // Clean end of MPI after success; never called after a communicator failed.
 void FinalizeMpi();
-// Ends the whole job after an error: flight record written, MPI_Abort(code), _exit(code) if still alive after 1 s. Does not return under MPI.
+// Ends the whole job after an error: flight record written, MPI_Abort(code), _exit(code) if still alive after 1 s. Does
+// not return under MPI.
 void AbortJob(int exit_code);
 
-// Rank `rank` of `size`, alone: every collective completes at once and leaves plausible data (own contribution). For dry runs and for
-// measuring a step without communication.
+// Rank `rank` of `size`, alone: every collective completes at once and leaves plausible data (own contribution). For
+// dry runs and for measuring a step without communication.
 std::unique_ptr<Communicator> FakeWorld(int rank, int size);
 
 }  // namespace shoal

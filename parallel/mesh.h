@@ -1,4 +1,5 @@
-// Mesh: the communicators of one epoch. Later issues add sequence and expert axes; today it has the data axis, which is the world.
+// Mesh: the communicators of one epoch. Later issues add sequence and expert axes; today it has the data axis, which is
+// the world.
 #pragma once
 
 #include <memory>
@@ -7,7 +8,8 @@
 
 namespace shoal {
 
-// An epoch is a number and its members. Tensors, stores and optimizer state outlive it; communicators and meshes do not.
+// An epoch is a number and its members. Tensors, stores and optimizer state outlive it; communicators and meshes do
+// not.
 struct Epoch {
   int64_t number = 0;
   std::vector<int> members;  // member ids, for life; position = rank in this epoch
@@ -22,8 +24,8 @@ class Mesh {
   int rank() const { return control_->rank(); }
   int size() const { return control_->size(); }
   const Epoch& epoch() const { return epoch_; }
-  Communicator& control() { return *control_; }        // step scalars, plans, hashes, liveness: the main thread
-  Communicator& gradients() { return *gradients_; }    // bucket reductions, parameter gathers of ZeRO 1: the main thread
+  Communicator& control() { return *control_; }      // step scalars, plans, hashes, liveness: the main thread
+  Communicator& gradients() { return *gradients_; }  // bucket reductions, parameter gathers of ZeRO 1: the main thread
   Communicator& checkpoint() { return *checkpoint_; }  // the checkpoint thread
 
  private:

@@ -1,8 +1,9 @@
 // Sharder: which rows of which parameter's optimizer state each rank owns, and how parameters lie in gradient buckets.
 //
-// Pure. Parameters are laid out in the order in which backward finishes them (reverse definition order), cut into buckets of about
-// `bucket_bytes`; inside a bucket every rank owns one contiguous run of elements, so one reduce-scatter serves the whole bucket (ZeRO 1) or one
-// all-reduce (ZeRO 0). Granularity is the optimizer's wish: shards end at rows, or at whole tensors; uneven and empty shards are legal.
+// Pure. Parameters are laid out in the order in which backward finishes them (reverse definition order), cut into
+// buckets of about `bucket_bytes`; inside a bucket every rank owns one contiguous run of elements, so one
+// reduce-scatter serves the whole bucket (ZeRO 1) or one all-reduce (ZeRO 0). Granularity is the optimizer's wish:
+// shards end at rows, or at whole tensors; uneven and empty shards are legal.
 #pragma once
 
 #include <vector>
@@ -15,35 +16,35 @@ namespace shoal {
 enum class ShardGranularity : uint8_t { kElement, kRow, kMatrix };
 
 struct ShardPiece {
-  int param = 0;          // Param::id
-  int64_t begin = 0;      // elements [begin, end) of the flattened tensor
+  int param = 0;      // Param::id
+  int64_t begin = 0;  // elements [begin, end) of the flattened tensor
   int64_t end = 0;
   int64_t bucket_offset = 0;  // where element `begin` stands in its bucket
 };
 
 struct Bucket {
-  std::vector<int> params;            // in layout order
-  std::vector<int64_t> offsets;       // element offset of each inside the bucket
-  int64_t size = 0;                   // elements
-  std::vector<int64_t> counts;        // elements owned by each rank, in rank order; sum = size
+  std::vector<int> params;                     // in layout order
+  std::vector<int64_t> offsets;                // element offset of each inside the bucket
+  int64_t size = 0;                            // elements
+  std::vector<int64_t> counts;                 // elements owned by each rank, in rank order; sum = size
   std::vector<std::vector<ShardPiece>> owned;  // [rank] -> pieces
 };
 
 struct ShardPlan {
-  std::vector<Bucket> buckets;        // in the order in which backward completes them
-  std::vector<int> bucket_of;         // by Param::id
+  std::vector<Bucket> buckets;  // in the order in which backward completes them
+  std::vector<int> bucket_of;   // by Param::id
 };
 
 struct ShardRequest {
-  std::vector<const Param*> params;   // by id
+  std::vector<const Param*> params;  // by id
   int ranks = 1;
-  int64_t bucket_bytes = 4 << 20;     // of f32 gradients
+  int64_t bucket_bytes = 4 << 20;  // of f32 gradients
   ShardGranularity granularity = ShardGranularity::kElement;
 };
 ShardPlan PlanShards(const ShardRequest& request);
 
-// The piece as boxes of its tensor: 1-D runs of a flattened tensor are named in the checkpoint as boxes of the tensor seen as [rows, row size]
-// where they end at rows, and of its flattened 1-D form where not; see CheckpointStore.
+// The piece as boxes of its tensor: 1-D runs of a flattened tensor are named in the checkpoint as boxes of the tensor
+// seen as [rows, row size] where they end at rows, and of its flattened 1-D form where not; see CheckpointStore.
 int64_t RowElements(const Shape& shape);  // elements of one row (dimension 0); 1 for vectors
 
 }  // namespace shoal

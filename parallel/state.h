@@ -9,11 +9,13 @@
 
 namespace shoal {
 
-// Receives every piece of state. The same calls save (the visitor reads) and load (the visitor writes through the references).
+// Receives every piece of state. The same calls save (the visitor reads) and load (the visitor writes through the
+// references).
 class StateVisitor {
  public:
   virtual ~StateVisitor() = default;
-  // A rank's part of the tensor `name`: `local` holds exactly `box` (contiguous host memory). Several ranks may hold equal boxes (replicas).
+  // A rank's part of the tensor `name`: `local` holds exactly `box` (contiguous host memory). Several ranks may hold
+  // equal boxes (replicas).
   virtual void Shard(absl::string_view name, const Tensor& local, const Box& box) = 0;
   // Values that are equal on all ranks.
   virtual void Scalar(absl::string_view name, int64_t& value) = 0;

@@ -16,7 +16,8 @@ namespace {
 absl::Status SystemError(absl::string_view what, const std::string& path, int error) {
   const std::string message = absl::StrCat("cannot ", what, " ", path, ": ", std::strerror(error));
   if (error == ENOENT) return absl::NotFoundError(message);
-  if (error == ENOSPC || error == EDQUOT) return EnvironmentError(absl::StrCat(message, "; free space and start again"));
+  if (error == ENOSPC || error == EDQUOT)
+    return EnvironmentError(absl::StrCat(message, "; free space and start again"));
   return EnvironmentError(message);
 }
 

@@ -1,5 +1,5 @@
-// FileSystem: what checkpoints, datasets and run directories do to disks, behind one interface, so that tests can inject faults
-// (short writes, full disk, lost unsynced data, failed renames).
+// FileSystem: what checkpoints, datasets and run directories do to disks, behind one interface, so that tests can
+// inject faults (short writes, full disk, lost unsynced data, failed renames).
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ class WritableFile {
  public:
   virtual ~WritableFile() = default;  // closes; unsynced data may be lost
   virtual absl::Status Append(absl::string_view data) = 0;
-  virtual absl::Status Sync() = 0;   // fsync
+  virtual absl::Status Sync() = 0;  // fsync
   virtual absl::Status Close() = 0;
 };
 
@@ -35,7 +35,8 @@ class FileSystem {
   virtual bool Exists(const std::string& path) = 0;
 };
 
-// The real one; errors carry the path and the system's words. ENOSPC and EDQUOT are EnvironmentError, a missing file NotFound.
+// The real one; errors carry the path and the system's words. ENOSPC and EDQUOT are EnvironmentError, a missing file
+// NotFound.
 FileSystem& PosixFiles();
 
 // Writes `data` to path.tmp, syncs, renames over `path`, syncs the directory: readers see the old file or the new one.

@@ -1,5 +1,6 @@
-// Counter-based random numbers (Philox4x32-10, Salmon et al., SC'11): a value is a pure function of what it is for, never of rank, call
-// order or address. So dropout, initial weights and stochastic rounding are equal under every layout, replay and resume.
+// Counter-based random numbers (Philox4x32-10, Salmon et al., SC'11): a value is a pure function of what it is for,
+// never of rank, call order or address. So dropout, initial weights and stochastic rounding are equal under every
+// layout, replay and resume.
 #pragma once
 
 #include <array>
@@ -9,14 +10,22 @@
 
 namespace shoal {
 
-enum class RngPurpose : uint32_t { kInit = 1, kDropout = 2, kStochasticRounding = 3, kSample = 4, kShuffle = 5, kTest = 6, kData = 7 };
+enum class RngPurpose : uint32_t {
+  kInit = 1,
+  kDropout = 2,
+  kStochasticRounding = 3,
+  kSample = 4,
+  kShuffle = 5,
+  kTest = 6,
+  kData = 7
+};
 
 // What a stream of random numbers is for.
 struct RngKey {
-  uint64_t seed = 0;       // of the run
+  uint64_t seed = 0;  // of the run
   RngPurpose purpose = RngPurpose::kTest;
-  uint64_t name = 0;       // NameHash of the parameter's or layer's global name
-  uint32_t pass = 0;       // which application of a shared layer (Repeat), or the step for stochastic rounding
+  uint64_t name = 0;  // NameHash of the parameter's or layer's global name
+  uint32_t pass = 0;  // which application of a shared layer (Repeat), or the step for stochastic rounding
 };
 
 // A stable 64-bit hash (FNV-1a, then mixed); equal on every platform and release.
@@ -26,8 +35,8 @@ class Rng {
  public:
   explicit Rng(const RngKey& key);
 
-  // Four independent 32-bit words for element (sample, unit): `sample` is the global sample position over the whole run (for a token:
-  // sample position; see TokenCounter), `unit` the index inside it.
+  // Four independent 32-bit words for element (sample, unit): `sample` is the global sample position over the whole run
+  // (for a token: sample position; see TokenCounter), `unit` the index inside it.
   std::array<uint32_t, 4> Words(uint64_t hi, uint64_t lo) const;
 
   // Uniform in [0, 1) with 24 bits, for element (hi, lo).

@@ -1,4 +1,5 @@
-// Errors: absl::Status for whatever a user or a machine can cause, glog CHECK for programmer errors, StepAborted to unwind a step.
+// Errors: absl::Status for whatever a user or a machine can cause, glog CHECK for programmer errors, StepAborted to
+// unwind a step.
 #pragma once
 
 #include <exception>
@@ -18,11 +19,12 @@ enum class ExitCode : int {
   kCommunication = 4,  // a peer is gone, late or out of step
   kMemory = 5,
   kDiverged = 6,
-  kEnvironment = 7,    // launcher, differing builds, unshared run directory, lock, full disk
+  kEnvironment = 7,  // launcher, differing builds, unshared run directory, lock, full disk
 };
 
 // Status codes and their owners: InvalidArgument and FailedPrecondition = configuration, DataLoss and NotFound = data,
-// Unavailable and DeadlineExceeded = communication, ResourceExhausted = memory, Aborted = diverged, anything else = environment.
+// Unavailable and DeadlineExceeded = communication, ResourceExhausted = memory, Aborted = diverged, anything else =
+// environment.
 ExitCode ExitCodeFor(const absl::Status& status);
 
 // Full disk, lock held, launcher mismatch: what the environment must mend (exit 7).
@@ -31,7 +33,8 @@ absl::Status EnvironmentError(absl::string_view message);
 // Returns `status` with `context: ` before its message; OK stays OK.
 absl::Status Annotate(const absl::Status& status, absl::string_view context);
 
-// Unwinds a step in flight. Thrown only by the step context (and the ops it calls); caught only at the trainer's step boundary.
+// Unwinds a step in flight. Thrown only by the step context (and the ops it calls); caught only at the trainer's step
+// boundary.
 class StepAborted : public std::exception {
  public:
   explicit StepAborted(absl::Status status) : status_(std::move(status)), what_(status_.ToString()) {}
@@ -48,8 +51,8 @@ class StepAborted : public std::exception {
 #define SHOAL_CONCAT_INNER_(a, b) a##b
 #define SHOAL_CONCAT_(a, b) SHOAL_CONCAT_INNER_(a, b)
 
-#define SHOAL_RETURN_IF_ERROR(expression)                     \
-  do {                                                        \
+#define SHOAL_RETURN_IF_ERROR(expression)                                                       \
+  do {                                                                                          \
     if (::absl::Status shoal_status_ = (expression); !shoal_status_.ok()) return shoal_status_; \
   } while (false)
 

@@ -1,5 +1,5 @@
-// The only place where std::string_view and absl::string_view meet: Debian 12's Abseil keeps them apart, newer ones make them one type.
-// Every interface of Shoal takes absl::string_view.
+// The only place where std::string_view and absl::string_view meet: Debian 12's Abseil keeps them apart, newer ones
+// make them one type. Every interface of Shoal takes absl::string_view.
 #pragma once
 
 #include <string>

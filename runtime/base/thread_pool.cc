@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
-#include <optional>
 
 namespace shoal {
 namespace {
@@ -18,7 +17,7 @@ struct ThreadPool::Shared {
   std::condition_variable wake, done;
   std::atomic<uint64_t> generation{0};
   std::atomic<bool> stop{false};
-  std::optional<absl::FunctionRef<void(int64_t)>> fn;  // written under mutex before generation is raised
+  const absl::FunctionRef<void(int64_t)>* fn = nullptr;  // written before generation is raised
   int64_t tasks = 0;
   std::atomic<int64_t> next{0};
   std::atomic<int> busy{0};  // workers that have not finished the current generation
@@ -79,7 +78,7 @@ void ThreadPool::Run(int64_t tasks, absl::FunctionRef<void(int64_t)> fn) {
   Shared& s = *shared_;
   {
     std::lock_guard<std::mutex> lock(s.mutex);
-    s.fn = fn;
+    s.fn = &fn;
     s.tasks = tasks;
     s.next.store(0);
     s.busy.store(static_cast<int>(workers_.size()));

@@ -1,4 +1,5 @@
-// Module: a layer with a hand-written Forward and Backward over a LIFO frame stack. Combinators compose modules (combinators.h).
+// Module: a layer with a hand-written Forward and Backward over a LIFO frame stack. Combinators compose modules
+// (combinators.h).
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ struct SeqLayout {
   int64_t tokens() const { return cu_seqlens.empty() ? 0 : cu_seqlens.back(); }
 };
 
-// What flows between modules: token rows [T, D] (or token ids i32 [T] at the bottom of a language model), or images [N, H, W, C].
+// What flows between modules: token rows [T, D] (or token ids i32 [T] at the bottom of a language model), or images [N,
+// H, W, C].
 struct Batch {
   Tensor x;
   std::shared_ptr<const SeqLayout> layout;  // null for images
@@ -33,20 +35,22 @@ class Module {
  public:
   virtual ~Module() = default;
 
-  // Pushes its frames (ctx.Push / ctx.Frame) and returns the output, which lives on the frame stack: the next module may keep it without a
-  // copy. Reads weights only through ctx.Weight, and keeps no pointer to weight or gradient between calls.
+  // Pushes its frames (ctx.Push / ctx.Frame) and returns the output, which lives on the frame stack: the next module
+  // may keep it without a copy. Reads weights only through ctx.Weight, and keeps no pointer to weight or gradient
+  // between calls.
   virtual Batch Forward(StepContext& ctx, Batch x) = 0;
 
-  // Pops exactly the frames that the matching Forward pushed. `dy` is a live value that the module may overwrite; the returned dx is live too
-  // (undefined x when the input takes no gradient, as token ids do). Weight gradients go through ctx.WeightGrad.
+  // Pops exactly the frames that the matching Forward pushed. `dy` is a live value that the module may overwrite; the
+  // returned dx is live too (undefined x when the input takes no gradient, as token ids do). Weight gradients go
+  // through ctx.WeightGrad.
   virtual Batch Backward(StepContext& ctx, Batch dy) = 0;
 
   // All parameters in definition order, which is the order of first use in Forward.
   virtual void VisitParams(absl::FunctionRef<void(Param&)> visit) = 0;
 };
 
-// Numbers the parameters (id, uses) of a model in visiting order and returns them. A Param visited twice (shared by two modules) keeps one id
-// and counts two uses. CHECK-fails on two different Params of one name.
+// Numbers the parameters (id, uses) of a model in visiting order and returns them. A Param visited twice (shared by two
+// modules) keeps one id and counts two uses. CHECK-fails on two different Params of one name.
 std::vector<Param*> AssignIds(Module& model);
 
 }  // namespace shoal

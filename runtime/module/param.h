@@ -1,4 +1,5 @@
-// Param: what a module knows of one of its parameters. Weights and gradients live elsewhere (ParamSource), so that sharding can own them.
+// Param: what a module knows of one of its parameters. Weights and gradients live elsewhere (ParamSource), so that
+// sharding can own them.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ struct Param {
   InitKind init = InitKind::kNormal;
   float init_std = 0.02f;
   ParamClass param_class = ParamClass::kMatrix;
-  int id = -1;    // position in the model's VisitParams order; set by Model assembly (AssignIds)
-  int uses = 1;   // how many backward calls of one micro-batch touch it (tied or repeated weights); counted by AssignIds
+  int id = -1;   // position in the model's VisitParams order; set by Model assembly (AssignIds)
+  int uses = 1;  // how many backward calls of one micro-batch touch it (tied or repeated weights); counted by AssignIds
   int64_t size() const { return NumElements(shape); }
 };
 
@@ -31,7 +32,8 @@ struct GradSink {
   ops::Accumulate accumulate;  // kOverwrite on the first contribution of a step, so that nobody clears gradients
 };
 
-// Gives weights to modules and takes gradients from them. Implemented by the plain local store and by data-parallel sharding.
+// Gives weights to modules and takes gradients from them. Implemented by the plain local store and by data-parallel
+// sharding.
 class ParamSource {
  public:
   virtual ~ParamSource() = default;

@@ -24,14 +24,14 @@ enum class WeightGrads : uint8_t { kNow, kDeferred };  // when ctx.WeightGrad's 
 class StepContext {
  public:
   struct Options {
-    OpContext ops;               // threads, cost sheet of a dry run
-    Arena* arena = nullptr;      // not owned
+    OpContext ops;                  // threads, cost sheet of a dry run
+    Arena* arena = nullptr;         // not owned
     ParamSource* params = nullptr;  // not owned
     DType compute = DType::kF32;
-    uint64_t seed = 0;           // of the run
+    uint64_t seed = 0;  // of the run
     Mode mode = Mode::kTrain;
     WeightGrads weight_grads = WeightGrads::kNow;
-    double grad_scale = 1;       // of the loss: 1 / global token count, times the loss scale
+    double grad_scale = 1;  // of the loss: 1 / global token count, times the loss scale
   };
   explicit StepContext(const Options& options);
   ~StepContext();
@@ -45,12 +45,12 @@ class StepContext {
   double grad_scale() const { return options_.grad_scale; }
   bool dry_run() const { return arena().device() == DeviceKind::kMeta; }
 
-  // --- Frames. A module brackets Forward with PushFrame and stores what Backward needs; Backward takes it back with PopFrame.
-  // Frame memory made between the matching PushFrame and PopFrame is freed by ReleaseFrame.
+  // --- Frames. A module brackets Forward with PushFrame and stores what Backward needs; Backward takes it back with
+  // PopFrame. Frame memory made between the matching PushFrame and PopFrame is freed by ReleaseFrame.
   struct FrameRecord {
-    int64_t mark = 0;             // arena position at PushFrame
+    int64_t mark = 0;  // arena position at PushFrame
     std::vector<Tensor> saved;
-    std::vector<int64_t> numbers; // decisions (routing counts, repeat index)
+    std::vector<int64_t> numbers;        // decisions (routing counts, repeat index)
     std::shared_ptr<const void> object;  // anything else: a layout
   };
   // Opens a frame; store into the returned record before the next PushFrame.
@@ -67,8 +67,8 @@ class StepContext {
 
   // --- Weights and gradients.
   Tensor Weight(const Param& param) { return options_.params->Weight(param); }
-  // Runs fn(sink, inputs) now, or later with copies of `inputs` that outlive the frame (WeightGrads::kDeferred). The parameter is Ready after
-  // its last use in this micro-batch's backward.
+  // Runs fn(sink, inputs) now, or later with copies of `inputs` that outlive the frame (WeightGrads::kDeferred). The
+  // parameter is Ready after its last use in this micro-batch's backward.
   using GradFn = std::function<void(OpContext&, absl::Span<const GradSink>, absl::Span<const Tensor>)>;
   void WeightGrad(const Param& param, std::initializer_list<Tensor> inputs, GradFn fn);
   // One function for several parameters at once (norm weight and bias): sinks in the order of `params`.

@@ -10,10 +10,10 @@ namespace shoal {
 
 struct CpuFeatures {
   bool avx2 = false;
-  bool avx512 = false;       // F, BW, DQ, VL
+  bool avx512 = false;  // F, BW, DQ, VL
   bool avx512_bf16 = false;
   bool amx_bf16 = false;
-  std::string isa;           // "avx512+bf16", "avx2", ...
+  std::string isa;  // "avx512+bf16", "avx2", ...
 };
 
 // What CPUID and the operating system allow.

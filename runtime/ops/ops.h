@@ -1,9 +1,11 @@
-// Ops: free functions over Tensors, dispatched on device and dtype. Outputs are given by the caller and overwritten unless stated.
+// Ops: free functions over Tensors, dispatched on device and dtype. Outputs are given by the caller and overwritten
+// unless stated.
 //
-// Dtypes: f32, bf16 (fp32 arithmetic inside, round to nearest even on store) and f64 (gradient checks). All float tensors of one call have one
-// dtype, except where stated; norms' statistics and losses are f32 (f64 when the inputs are f64). On kMeta every op only adds to ctx.cost.
-// Tensors are contiguous unless stated. Wrong shapes or dtypes are programmer errors (CHECK). Results do not depend on the number of threads.
-// Legend of shape suffixes: T tokens, D width, H heads, K kv heads, C head size, F ffn width, V vocabulary, M/N/K of a GEMM.
+// Dtypes: f32, bf16 (fp32 arithmetic inside, round to nearest even on store) and f64 (gradient checks). All float
+// tensors of one call have one dtype, except where stated; norms' statistics and losses are f32 (f64 when the inputs
+// are f64). On kMeta every op only adds to ctx.cost. Tensors are contiguous unless stated. Wrong shapes or dtypes are
+// programmer errors (CHECK). Results do not depend on the number of threads. Legend of shape suffixes: T tokens, D
+// width, H heads, K kv heads, C head size, F ffn width, V vocabulary, M/N/K of a GEMM.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +21,9 @@ namespace shoal::ops {
 enum class Transpose : uint8_t { kNo, kYes };
 enum class Accumulate : uint8_t { kOverwrite, kAdd };
 
-// out_MN (=|+=) op(a) op(b), fp32 accumulation. a is [M, K] (or [K, M] when transposed), b [K, N] (or [N, K]). All three may have a row stride
-// (last dimension contiguous). `out` may be f32 while a and b are bf16 (weight gradients accumulate in fp32).
+// out_MN (=|+=) op(a) op(b), fp32 accumulation. a is [M, K] (or [K, M] when transposed), b [K, N] (or [N, K]). All
+// three may have a row stride (last dimension contiguous). `out` may be f32 while a and b are bf16 (weight gradients
+// accumulate in fp32).
 struct MatmulOptions {
   Transpose transpose_a = Transpose::kNo;
   Transpose transpose_b = Transpose::kNo;
@@ -36,32 +39,37 @@ void LinearFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tens
 // bias gradient: out_N (=|+=) sum over rows of dy_TN; out is f32 (f64 for f64).
 void ColumnSum(OpContext& ctx, const Tensor& dy, const Tensor& out, Accumulate accumulate);
 
-// Variable-length causal attention over packed sequences (FlashAttention-2 tiling, arXiv 2307.08691): O(T) memory, deterministic backward.
-// q_THC, k_TKC, v_TKC, out_THC may be row-strided views of one fused [T, (H + 2K) C] projection (last two dimensions contiguous inside a row).
-// H is a multiple of K (GQA). lse_HT is f32: log-sum-exp of the scaled scores. Token i of a sequence sees tokens [0, i] of the same sequence.
+// Variable-length causal attention over packed sequences (FlashAttention-2 tiling, arXiv 2307.08691): O(T) memory,
+// deterministic backward. q_THC, k_TKC, v_TKC, out_THC may be row-strided views of one fused [T, (H + 2K) C] projection
+// (last two dimensions contiguous inside a row). H is a multiple of K (GQA). lse_HT is f32: log-sum-exp of the scaled
+// scores. Token i of a sequence sees tokens [0, i] of the same sequence.
 struct AttentionOptions {
   float scale = 0;  // usually 1/sqrt(C); must be set
 };
 void AttentionVarlenFwd(OpContext& ctx, Arena& workspace, const Tensor& q, const Tensor& k, const Tensor& v,
-                        absl::Span<const int32_t> cu_seqlens, const Tensor& out, const Tensor& lse, AttentionOptions options);
-void AttentionVarlenBwd(OpContext& ctx, Arena& workspace, const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
-                        const Tensor& out, const Tensor& lse, absl::Span<const int32_t> cu_seqlens, const Tensor& dq,
-                        const Tensor& dk, const Tensor& dv, AttentionOptions options);
+                        absl::Span<const int32_t> cu_seqlens, const Tensor& out, const Tensor& lse,
+                        AttentionOptions options);
+void AttentionVarlenBwd(OpContext& ctx, Arena& workspace, const Tensor& dout, const Tensor& q, const Tensor& k,
+                        const Tensor& v, const Tensor& out, const Tensor& lse, absl::Span<const int32_t> cu_seqlens,
+                        const Tensor& dq, const Tensor& dk, const Tensor& dv, AttentionOptions options);
 
 // LayerNorm over the last dimension: y = (x - mean) * rstd * weight + bias. stats_T2 holds (mean, rstd) per row.
-void LayerNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon, const Tensor& y,
-                  const Tensor& stats);
-// dx (=|+=); dweight and dbias accumulate (f32). `dx` may alias dy. Either of dx and the pair (dweight, dbias) may be undefined to skip it.
-void LayerNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats, const Tensor& dx,
-                  Accumulate accumulate_dx, const Tensor& dweight, const Tensor& dbias);
-// RMSNorm: y = x * rstd * weight, rstd = 1/sqrt(mean(x^2) + epsilon); stats_T1. Rows may be any [R, C] view: QK-norm uses it with C = head size.
-// x and y may be row-strided, and of shape [T, H, C] with weight_C.
-void RmsNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, float epsilon, const Tensor& y, const Tensor& stats);
-void RmsNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats, const Tensor& dx,
-                Accumulate accumulate_dx, const Tensor& dweight);
+void LayerNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+                  const Tensor& y, const Tensor& stats);
+// dx (=|+=); dweight and dbias accumulate (f32). `dx` may alias dy. Either of dx and the pair (dweight, dbias) may be
+// undefined to skip it.
+void LayerNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats,
+                  const Tensor& dx, Accumulate accumulate_dx, const Tensor& dweight, const Tensor& dbias);
+// RMSNorm: y = x * rstd * weight, rstd = 1/sqrt(mean(x^2) + epsilon); stats_T1. Rows may be any [R, C] view: QK-norm
+// uses it with C = head size. x and y may be row-strided, and of shape [T, H, C] with weight_C.
+void RmsNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, float epsilon, const Tensor& y,
+                const Tensor& stats);
+void RmsNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats,
+                const Tensor& dx, Accumulate accumulate_dx, const Tensor& dweight);
 
-// Rotary position embedding in place (arXiv 2104.09864) on x_THC (row-strided allowed), first half with second half of each head (the
-// "rotate_half" convention of Hugging Face LLaMA). positions_T: i32. kBackward rotates by the negative angle.
+// Rotary position embedding in place (arXiv 2104.09864) on x_THC (row-strided allowed), first half with second half of
+// each head (the "rotate_half" convention of Hugging Face LLaMA). positions_T: i32. kBackward rotates by the negative
+// angle.
 enum class Direction : uint8_t { kForward, kBackward };
 void Rope(OpContext& ctx, const Tensor& x, const Tensor& positions, float theta, Direction direction);
 
@@ -77,29 +85,34 @@ void EmbeddingFwd(OpContext& ctx, const Tensor& tokens, const Tensor& table, con
 // dtable_VD (f32) += rows of dout by token; deterministic: each row's contributions are added in token order.
 void EmbeddingBwd(OpContext& ctx, const Tensor& tokens, const Tensor& dout, const Tensor& dtable);
 
-// Fused linear + softmax cross-entropy in chunks of rows: logits never exist whole. loss_sum (f64 scalar, returned) is the sum over
-// tokens with label >= 0 of -log softmax(hidden_TD weight_VD^T)[label]; labels_T: i32, -1 = ignored.
-// When dhidden is defined the backward is done in the same pass: dhidden = grad_scale * dloss/dhidden (overwritten) and
+// Fused linear + softmax cross-entropy in chunks of rows: logits never exist whole. loss_sum (f64 scalar, returned) is
+// the sum over tokens with label >= 0 of -log softmax(hidden_TD weight_VD^T)[label]; labels_T: i32, -1 = ignored. When
+// dhidden is defined the backward is done in the same pass: dhidden = grad_scale * dloss/dhidden (overwritten) and
 // dweight (f32) (=|+=) grad_scale * dloss/dweight. Returns NaN on kMeta.
 struct CrossEntropyOptions {
   float grad_scale = 1;
   int64_t chunk_rows = 0;  // 0: chosen so that a chunk of logits stays within a few MiB
   Accumulate accumulate_dweight = Accumulate::kAdd;
 };
-double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden, const Tensor& weight, const Tensor& labels,
-                          const Tensor& dhidden, const Tensor& dweight, CrossEntropyOptions options);
+double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden, const Tensor& weight,
+                          const Tensor& labels, const Tensor& dhidden, const Tensor& dweight,
+                          CrossEntropyOptions options);
 
-// Elementwise: out = a + b (out may alias either); out += scale * a with out f32 and a any float dtype; copies with conversion.
+// Elementwise: out = a + b (out may alias either); out += scale * a with out f32 and a any float dtype; copies with
+// conversion.
 void Add(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
 void AddScaled(OpContext& ctx, const Tensor& a, float scale, const Tensor& out);
-void Copy(OpContext& ctx, const Tensor& from, const Tensor& to);  // dtypes may differ; equal sizes; either may be row-strided
+void Copy(OpContext& ctx, const Tensor& from,
+          const Tensor& to);  // dtypes may differ; equal sizes; either may be row-strided
 void Fill(OpContext& ctx, const Tensor& x, float value);
 void Scale(OpContext& ctx, const Tensor& x, float factor);  // in place
-// Dropout with the counter-based generator: y = keep ? x / (1 - rate) : 0, keep by Rng(key).Uniform(TokenCounter of row t, column).
-// token_counters_T: i64. The same call on dy is the backward. y may alias x.
-void Dropout(OpContext& ctx, const Tensor& x, float rate, const RngKey& key, const Tensor& token_counters, const Tensor& y);
+// Dropout with the counter-based generator: y = keep ? x / (1 - rate) : 0, keep by Rng(key).Uniform(TokenCounter of row
+// t, column). token_counters_T: i64. The same call on dy is the backward. y may alias x.
+void Dropout(OpContext& ctx, const Tensor& x, float rate, const RngKey& key, const Tensor& token_counters,
+             const Tensor& y);
 
-// Reductions: sum of squares (blocked fp64 accumulation in fixed order), largest absolute value, and whether all are finite.
+// Reductions: sum of squares (blocked fp64 accumulation in fixed order), largest absolute value, and whether all are
+// finite.
 double SumOfSquares(OpContext& ctx, const Tensor& x);
 double MaxAbs(OpContext& ctx, const Tensor& x);
 bool AllFinite(OpContext& ctx, const Tensor& x);

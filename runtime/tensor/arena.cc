@@ -16,8 +16,8 @@ int64_t RoundUp(int64_t n) { return (std::max<int64_t>(n, 1) + kAlign - 1) / kAl
 
 }  // namespace
 
-// Blocks of the live side by distance from the top: [start, start + bytes). Shared with the blocks' deleters, so that a Tensor may
-// outlive the arena's last use of it.
+// Blocks of the live side by distance from the top: [start, start + bytes). Shared with the blocks' deleters, so that a
+// Tensor may outlive the arena's last use of it.
 struct Arena::LiveSide {
   std::map<int64_t, int64_t> blocks;  // start -> bytes
   int64_t Place(int64_t bytes) {      // first fit
@@ -76,8 +76,8 @@ Tensor Arena::Frame(Shape shape, DType dtype) {
   if (bottom_ + bytes + live_->Extent() > capacity_) {
     throw StepAborted(absl::ResourceExhaustedError(
         absl::StrCat("activations do not fit: frames ", HumanBytes(static_cast<double>(bottom_)), " + live values ",
-                     HumanBytes(static_cast<double>(live_->Extent())), " + ", ShapeString(shape), " ", DTypeName(dtype), " > ",
-                     HumanBytes(static_cast<double>(capacity_)), "; lower micro_batch or turn recompute on")));
+                     HumanBytes(static_cast<double>(live_->Extent())), " + ", ShapeString(shape), " ", DTypeName(dtype),
+                     " > ", HumanBytes(static_cast<double>(capacity_)), "; lower micro_batch or turn recompute on")));
   }
   Tensor out(whole_, bottom_, std::move(shape), dtype);
   bottom_ += bytes;
@@ -92,8 +92,8 @@ Tensor Arena::Live(Shape shape, DType dtype) {
     live_->blocks.erase(start);
     throw StepAborted(absl::ResourceExhaustedError(
         absl::StrCat("activations do not fit: frames ", HumanBytes(static_cast<double>(bottom_)), " + live values ",
-                     HumanBytes(static_cast<double>(live_->Extent())), " + ", ShapeString(shape), " ", DTypeName(dtype), " > ",
-                     HumanBytes(static_cast<double>(capacity_)), "; lower micro_batch or turn recompute on")));
+                     HumanBytes(static_cast<double>(live_->Extent())), " + ", ShapeString(shape), " ", DTypeName(dtype),
+                     " > ", HumanBytes(static_cast<double>(capacity_)), "; lower micro_batch or turn recompute on")));
   }
   NotePeak();
   char* data = base_ == nullptr ? nullptr : base_ + capacity_ - start - bytes;

@@ -1,8 +1,9 @@
 // Arena: all activation memory of a micro-batch in one reserved address range, committed on demand.
 //
-// Frames (what Forward keeps for Backward) are a stack that grows from the bottom; live values (dy, workspace) are blocks placed first-fit from
-// the top and freed when their last Tensor dies. Neither moves a pointer. On the meta device the same bookkeeping runs without memory, so a
-// dry run gives the exact peak. Not thread-safe: one arena belongs to one rank's main thread; Tensors of it may be read anywhere.
+// Frames (what Forward keeps for Backward) are a stack that grows from the bottom; live values (dy, workspace) are
+// blocks placed first-fit from the top and freed when their last Tensor dies. Neither moves a pointer. On the meta
+// device the same bookkeeping runs without memory, so a dry run gives the exact peak. Not thread-safe: one arena
+// belongs to one rank's main thread; Tensors of it may be read anywhere.
 #pragma once
 
 #include <cstdint>
@@ -20,17 +21,18 @@ class Arena {
   static absl::StatusOr<std::unique_ptr<Arena>> Create(int64_t capacity, DeviceKind device);
   ~Arena();
 
-  // Position of the frame stack; Rewind(mark) frees all frame tensors made after it. Their handles must be dead or unused by then.
+  // Position of the frame stack; Rewind(mark) frees all frame tensors made after it. Their handles must be dead or
+  // unused by then.
   int64_t FrameMark() const { return bottom_; }
   void Rewind(int64_t mark);
 
-  // A tensor on the frame stack / a live block. 64-byte aligned, not initialised. Throws StepAborted(ResourceExhausted, with the sizes and the
-  // biggest holders) when the range is full.
+  // A tensor on the frame stack / a live block. 64-byte aligned, not initialised. Throws StepAborted(ResourceExhausted,
+  // with the sizes and the biggest holders) when the range is full.
   Tensor Frame(Shape shape, DType dtype);
   Tensor Live(Shape shape, DType dtype);
 
   int64_t frame_bytes() const { return bottom_; }
-  int64_t peak() const { return peak_; }              // most bytes in use at once: frames + extent of the live side
+  int64_t peak() const { return peak_; }  // most bytes in use at once: frames + extent of the live side
   int64_t frame_peak() const { return frame_peak_; }
   void ResetPeak();
   // Gives memory above the present use back to the system; addresses stay reserved.

@@ -42,7 +42,8 @@ Tensor Tensor::Zeros(Shape shape, DType dtype, DeviceKind device) {
   void* data = std::aligned_alloc(64, rounded);
   CHECK(data != nullptr) << "out of memory: " << rounded << " bytes";
   std::memset(data, 0, rounded);
-  return Tensor(std::make_shared<Storage>(data, rounded, device, std::shared_ptr<void>(data, std::free)), 0, shape, dtype);
+  return Tensor(std::make_shared<Storage>(data, rounded, device, std::shared_ptr<void>(data, std::free)), 0, shape,
+                dtype);
 }
 
 Tensor Tensor::Borrow(void* data, Shape shape, DType dtype, DeviceKind device) {
@@ -78,8 +79,10 @@ Tensor Tensor::View(Shape shape) const {
   CHECK(contiguous()) << "View of a tensor that is not contiguous: " << ShapeString(shape_);
   int64_t known = 1, unknown = -1;
   for (size_t i = 0; i < shape.size(); ++i) {
-    if (shape[i] == -1) unknown = static_cast<int64_t>(i);
-    else known *= shape[i];
+    if (shape[i] == -1)
+      unknown = static_cast<int64_t>(i);
+    else
+      known *= shape[i];
   }
   if (unknown >= 0) shape[unknown] = known == 0 ? 0 : size() / known;
   CHECK_EQ(NumElements(shape), size()) << "View " << ShapeString(shape) << " of " << ShapeString(shape_);
@@ -91,8 +94,8 @@ Tensor Tensor::View(Shape shape) const {
 
 Tensor Tensor::Slice(int d, int64_t begin, int64_t end) const {
   if (d < 0) d += rank();
-  CHECK(0 <= begin && begin <= end && end <= shape_[d]) << "Slice [" << begin << ", " << end << ") of dimension " << d
-                                                        << " of " << ShapeString(shape_);
+  CHECK(0 <= begin && begin <= end && end <= shape_[d])
+      << "Slice [" << begin << ", " << end << ") of dimension " << d << " of " << ShapeString(shape_);
   Tensor out = *this;
   out.offset_ += begin * strides_[d] * DTypeBytes(dtype_);
   out.shape_[d] = end - begin;

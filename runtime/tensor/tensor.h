@@ -1,4 +1,5 @@
-// Tensor: a value handle on a strided view of shared storage. It does no maths and allocates nothing behind the caller's back.
+// Tensor: a value handle on a strided view of shared storage. It does no maths and allocates nothing behind the
+// caller's back.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +42,8 @@ class Tensor {
   // A contiguous view of `storage` from byte `offset`.
   Tensor(std::shared_ptr<Storage> storage, int64_t offset_bytes, Shape shape, DType dtype);
 
-  // Fresh 64-byte aligned host memory, zeroed; kMeta has no memory. For tests, state and set-up; the step allocates from its Arena.
+  // Fresh 64-byte aligned host memory, zeroed; kMeta has no memory. For tests, state and set-up; the step allocates
+  // from its Arena.
   static Tensor Zeros(Shape shape, DType dtype, DeviceKind device = DeviceKind::kCpu);
   // A view of memory owned by the caller, which outlives the tensor.
   static Tensor Borrow(void* data, Shape shape, DType dtype, DeviceKind device = DeviceKind::kCpu);
@@ -72,8 +74,8 @@ class Tensor {
     return absl::Span<T>(data<T>(), size());
   }
 
-  Tensor View(Shape shape) const;                             // same elements, contiguous only; one extent may be -1
-  Tensor Slice(int dim, int64_t begin, int64_t end) const;    // [begin, end) of one dimension; no copy
+  Tensor View(Shape shape) const;                           // same elements, contiguous only; one extent may be -1
+  Tensor Slice(int dim, int64_t begin, int64_t end) const;  // [begin, end) of one dimension; no copy
   Tensor Rows(int64_t begin, int64_t end) const { return Slice(0, begin, end); }
   bool SameShape(const Tensor& other) const { return shape_ == other.shape_; }
 

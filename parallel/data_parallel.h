@@ -1,0 +1,88 @@
+// DataParallel: weights, gradients and masters of one rank; gradients are reduced bucket by bucket while backward goes
+// on.
+//
+// Weights are whole on every rank, in compute dtype, one flat buffer per bucket (Weight() is a view). Gradients are
+// f32, one flat buffer per bucket, summed over micro-batches and then over ranks (SUM: the loss is already divided by
+// the global token count). ZeRO 0: buckets are all-reduced and every rank owns all masters. ZeRO 1 (arXiv 1910.02054):
+// buckets are reduce-scattered, each rank owns and updates its pieces, weights are all-gathered. Reductions sum in rank
+// order, so both stages give the same bits. In f64 (gradient equality tests) everything is f64.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "parallel/mesh.h"
+#include "parallel/sharder.h"
+#include "parallel/state.h"
+#include "runtime/module/param.h"
+
+namespace shoal {
+
+struct DataParallelOptions {
+  int zero_stage = 1;  // 0 or 1
+  DType compute = DType::kF32;
+  int64_t bucket_bytes = 4 << 20;
+  ShardGranularity granularity = ShardGranularity::kElement;
+  DeviceKind device = DeviceKind::kCpu;  // kMeta: no memory (plans)
+};
+
+// What this rank updates: elements [begin, end) of a flattened parameter, f32, 1-D views into flat buffers. With fp32
+// compute `master` is the weight itself (no second copy).
+struct OwnedPiece {
+  const Param* param = nullptr;
+  int64_t begin = 0, end = 0;
+  Tensor master;
+  Tensor grad;
+};
+
+class DataParallel : public ParamSource, public Stateful {
+ public:
+  // `params` by id (AssignIds), not owned, and `mesh` outlive it. Allocates all buffers; ResourceExhausted with the
+  // sizes when it cannot.
+  static absl::StatusOr<std::unique_ptr<DataParallel>> Create(std::vector<const Param*> params, Mesh& mesh,
+                                                              DataParallelOptions options);
+  ~DataParallel() override;
+
+  // Draws every weight from (seed, parameter name, element): equal under any sharding.
+  void InitializeWeights(uint64_t seed);
+
+  // --- One step: BeginStep; per micro-batch BeginMicroBatch, backward; FinishReductions; update pieces();
+  // PublishWeights.
+  void BeginStep();
+  enum class MicroBatch : uint8_t { kMore, kLast };  // gradients are reduced in the last one
+  void BeginMicroBatch(MicroBatch which);
+  Tensor Weight(const Param& param) override;
+  GradSink Grad(const Param& param) override;
+  void Ready(const Param& param) override;
+  // Starts what Ready has not (a rank without a micro-batch contributes zeros) and waits for all buckets. Communication
+  // errors.
+  absl::Status FinishReductions();
+  absl::Span<OwnedPiece> pieces();
+  // Masters -> weights in compute dtype; ZeRO 1 gathers them from their owners. Communication errors.
+  absl::Status PublishWeights();
+
+  // Visits masters as "<name>" (the model's weights in fp32), by box.
+  void VisitState(StateVisitor& visitor) override;
+  const ShardPlan& plan() const { return plan_; }
+  // Bytes this rank holds: weights, gradients, masters.
+  int64_t weight_bytes() const;
+  int64_t grad_bytes() const;
+  int64_t master_bytes() const;
+  double reduce_wait_seconds() const {
+    return reduce_wait_seconds_;
+  }  // of the last FinishReductions: not hidden behind backward
+
+ private:
+  DataParallel(std::vector<const Param*> params, Mesh& mesh, DataParallelOptions options);
+  std::vector<const Param*> params_;
+  Mesh& mesh_;
+  DataParallelOptions options_;
+  ShardPlan plan_;
+  double reduce_wait_seconds_ = 0;
+  struct Buffers;
+  std::unique_ptr<Buffers> buffers_;
+};
+
+}  // namespace shoal
