@@ -22,3 +22,6 @@ function(shoal_folder name)
   set_target_properties(shoal_${name} PROPERTIES LINKER_LANGUAGE CXX)
   target_link_libraries(shoal_${name} PUBLIC ${ARG_DEPENDS})
 endfunction()
+
+# The row kernels are plain loops that the compiler vectorises, once per dispatch target.
+set_source_files_properties(runtime/ops/cpu/row_kernels.cc PROPERTIES COMPILE_OPTIONS "-O3;-fno-math-errno")

@@ -1,0 +1,147 @@
+"""PyTorch's side of the step figures: the same transformer, optimizer and clipping as Shoal's, with PyTorch's best settings.
+
+Prints one JSON line: {"step_seconds": [...], "tokens": N, "parameters": N, "peak_rss_bytes": N, "losses": [...]}.
+Run by tests/figures; `python torch_step.py --help` lists the options.
+"""
+import argparse
+import json
+import os
+import resource
+import time
+
+START = time.time()
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--style", choices=["gpt2", "llama"], required=True)
+parser.add_argument("--layers", type=int, required=True)
+parser.add_argument("--width", type=int, required=True)
+parser.add_argument("--heads", type=int, required=True)
+parser.add_argument("--ffn", type=int, required=True)
+parser.add_argument("--vocabulary", type=int, required=True)
+parser.add_argument("--positions", type=int, default=1024)
+parser.add_argument("--batch", type=int, required=True)
+parser.add_argument("--tokens", type=int, required=True, help="per sequence")
+parser.add_argument("--steps", type=int, default=10)
+parser.add_argument("--warmup", type=int, default=2)
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--mode", choices=["eager", "compile"], default="eager")
+parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
+parser.add_argument("--ddp", action="store_true", help="one process of a gloo group; RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT are set")
+args = parser.parse_args()
+
+import torch  # noqa: E402
+import torch.nn as nn  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+
+torch.set_num_threads(args.threads)
+torch.manual_seed(0)
+
+
+class RmsNorm(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return F.rms_norm(x, (x.shape[-1],), self.weight, 1e-5)
+
+
+def rope_tables(tokens, size, theta=10000.0):
+    angle = torch.outer(torch.arange(tokens).float(), 1.0 / theta ** (torch.arange(0, size, 2).float() / size))
+    return torch.cat([angle, angle], -1).cos(), torch.cat([angle, angle], -1).sin()
+
+
+def rotate(x, cos, sin):
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        d, bias = args.width, args.style == "gpt2"
+        norm = (lambda: nn.LayerNorm(d)) if bias else (lambda: RmsNorm(d))
+        self.norm1, self.norm2 = norm(), norm()
+        self.qkv, self.out = nn.Linear(d, 3 * d, bias=bias), nn.Linear(d, d, bias=bias)
+        self.up = nn.Linear(d, args.ffn if bias else 2 * args.ffn, bias=bias)
+        self.down = nn.Linear(args.ffn, d, bias=bias)
+
+    def forward(self, x, cos, sin):
+        b, t, d = x.shape
+        q, k, v = (y.view(b, t, args.heads, -1).transpose(1, 2) for y in self.qkv(self.norm1(x)).split(d, -1))
+        if args.style == "llama":
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(b, t, d))
+        h = self.up(self.norm2(x))
+        if args.style == "gpt2":
+            h = F.gelu(h, approximate="tanh")
+        else:
+            gate, up = h.chunk(2, -1)
+            h = F.silu(gate) * up
+        return x + self.down(h)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(args.vocabulary, args.width)
+        self.positions = nn.Embedding(args.positions, args.width) if args.style == "gpt2" else None
+        self.blocks = nn.ModuleList(Block() for _ in range(args.layers))
+        self.norm = nn.LayerNorm(args.width) if args.style == "gpt2" else RmsNorm(args.width)
+        self.head = nn.Linear(args.width, args.vocabulary, bias=False)
+        if args.style == "gpt2":
+            self.head.weight = self.embedding.weight
+        cos, sin = rope_tables(args.tokens, args.width // args.heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, tokens, labels):
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            x = x + self.positions.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x, self.cos, self.sin)
+        logits = self.head(self.norm(x))
+        return F.cross_entropy(logits.view(-1, args.vocabulary).float(), labels.view(-1))
+
+
+model = Model()
+for p in model.parameters():
+    if p.dim() > 1:
+        nn.init.normal_(p, std=0.02)
+decayed = [p for p in model.parameters() if p.dim() > 1]
+others = [p for p in model.parameters() if p.dim() == 1]
+optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+                              lr=3e-4, betas=(0.9, 0.95), fused=True)
+step_model = model
+if args.ddp:
+    import torch.distributed as dist
+    dist.init_process_group("gloo")
+    step_model = nn.parallel.DistributedDataParallel(model)
+if args.mode == "compile":
+    step_model = torch.compile(step_model)
+
+generator = torch.Generator().manual_seed(1 + int(os.environ.get("RANK", "0")))
+data = torch.randint(0, args.vocabulary, (args.batch, args.tokens + 1), generator=generator)
+tokens, labels = data[:, :-1].contiguous(), data[:, 1:].contiguous()
+seconds, losses = [], []
+for step in range(args.warmup + args.steps):
+    begin = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bf16"):
+        loss = step_model(tokens, labels)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    losses.append(loss.item())
+    if step >= args.warmup:
+        seconds.append(time.perf_counter() - begin)
+    if step == 0:
+        first = time.time() - START
+print(json.dumps({
+    "step_seconds": seconds, "tokens": args.batch * args.tokens, "losses": losses, "first_step_seconds": first,
+    "parameters": sum(p.numel() for p in model.parameters()),
+    "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+if args.ddp:
+    dist.destroy_process_group()
