@@ -40,9 +40,9 @@ class Module {
   // between calls.
   virtual Batch Forward(StepContext& ctx, Batch x) = 0;
 
-  // Pops exactly the frames that the matching Forward pushed. `dy` is a live value that the module may overwrite; the
-  // returned dx is live too (undefined x when the input takes no gradient, as token ids do). Weight gradients go
-  // through ctx.WeightGrad.
+  // Pops exactly the frames that the matching Forward pushed. `dy` is only read; the returned dx is a live value of the
+  // caller's (undefined x when the input takes no gradient, as token ids do). Backward does not read the module's own
+  // output, so that a combinator may change it in place. Weight gradients go through ctx.WeightGrad.
   virtual Batch Backward(StepContext& ctx, Batch dy) = 0;
 
   // All parameters in definition order, which is the order of first use in Forward.

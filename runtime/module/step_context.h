@@ -5,6 +5,7 @@
 #include <functional>
 #include <initializer_list>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,8 +19,12 @@
 
 namespace shoal {
 
-enum class Mode : uint8_t { kTrain, kEval };           // kEval: no dropout
-enum class WeightGrads : uint8_t { kNow, kDeferred };  // when ctx.WeightGrad's functions run
+enum class Mode : uint8_t { kTrain, kEval };          // kEval: no dropout
+enum class GradTiming : uint8_t { kNow, kDeferred };  // when ctx.WeightGrad's functions run
+enum class Numerics : uint8_t {
+  kTrust,
+  kCheck
+};  // kCheck: values and gradients between modules are searched for NaN and infinity
 
 class StepContext {
  public:
@@ -30,7 +35,8 @@ class StepContext {
     DType compute = DType::kF32;
     uint64_t seed = 0;  // of the run
     Mode mode = Mode::kTrain;
-    WeightGrads weight_grads = WeightGrads::kNow;
+    GradTiming grad_timing = GradTiming::kNow;
+    Numerics numerics = Numerics::kTrust;
     double grad_scale = 1;  // of the loss: 1 / global token count, times the loss scale
   };
   explicit StepContext(const Options& options);
@@ -57,6 +63,8 @@ class StepContext {
   FrameRecord& PushFrame();
   // The youngest frame, removed from the stack. Its memory stays valid until ReleaseFrame(record).
   FrameRecord PopFrame();
+  // Drops all frames above `depth` and their memory (Recompute).
+  void DropFrames(int depth);
   // Frees the arena memory of a popped frame (and everything pushed after it).
   void ReleaseFrame(const FrameRecord& frame) { arena().Rewind(frame.mark); }
   int frame_depth() const { return static_cast<int>(frames_.size()); }
@@ -73,9 +81,17 @@ class StepContext {
   void WeightGrad(const Param& param, std::initializer_list<Tensor> inputs, GradFn fn);
   // One function for several parameters at once (norm weight and bias): sinks in the order of `params`.
   void WeightGrads(std::initializer_list<const Param*> params, std::initializer_list<Tensor> inputs, GradFn fn);
+  // For a gradient that comes out of the computation of dx itself, and so cannot wait.
+  void WeightGradNow(const Param& param, const GradFn& fn) {
+    const Param* const one = &param;
+    Contribute(absl::MakeConstSpan(&one, 1), {}, fn);
+  }
   // Runs what was deferred, in order. Called by the executor after backward (or in a pipeline's bubble).
   void RunDeferred();
   int64_t deferred_bytes() const { return deferred_bytes_; }
+
+  // With Numerics::kCheck: throws StepAborted (diverged) when `x` holds a NaN or an infinity; `where` names the module.
+  void CheckNumerics(absl::string_view where, const Tensor& x);
 
   // --- Losses: summed over micro-batches by the caller. `weight` is what the sum will be divided by (tokens).
   void AddLoss(absl::string_view name, double sum, double weight);

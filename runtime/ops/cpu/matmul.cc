@@ -11,7 +11,8 @@ using cpu::GemmShape;
 GemmShape ShapeOf(const Tensor& a, const Tensor& b, const Tensor& out, const MatmulOptions& o) {
   CHECK(a.rank() == 2 && b.rank() == 2 && out.rank() == 2) << "Matmul takes matrices";
   const bool ta = o.transpose_a == Transpose::kYes, tb = o.transpose_b == Transpose::kYes;
-  GemmShape s{a.dim(ta ? 1 : 0), b.dim(tb ? 0 : 1), a.dim(ta ? 0 : 1), o.transpose_a, o.transpose_b, a.stride(0), b.stride(0), out.stride(0)};
+  GemmShape s{a.dim(ta ? 1 : 0), b.dim(tb ? 0 : 1), a.dim(ta ? 0 : 1), o.transpose_a,
+              o.transpose_b,     a.stride(0),       b.stride(0),       out.stride(0)};
   CHECK_EQ(s.k, b.dim(tb ? 1 : 0)) << "Matmul of " << ShapeString(a.shape()) << " and " << ShapeString(b.shape());
   CHECK(out.dim(0) == s.m && out.dim(1) == s.n) << "Matmul into " << ShapeString(out.shape());
   return s;
@@ -28,7 +29,8 @@ const float* Widen(OpContext& ctx, const Tensor& source, cpu::ScratchSlot slot) 
   return packed;
 }
 
-void MatmulBf16(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out, GemmShape s, Accumulate accumulate) {
+void MatmulBf16(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out, GemmShape s,
+                Accumulate accumulate) {
   s.lda = a.dim(1);
   s.ldb = b.dim(1);
   const float* wide_a = Widen(ctx, a, cpu::ScratchSlot::kTile0);
@@ -72,15 +74,18 @@ void AddBiasRows(OpContext& ctx, const Tensor& bias, const Tensor& y) {
 void Matmul(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out, MatmulOptions options) {
   const GemmShape s = ShapeOf(a, b, out, options);
   if (out.meta()) {
-    if (ctx.cost != nullptr) ctx.cost->matmul_flops += 2.0 * static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k);
+    if (ctx.cost != nullptr)
+      ctx.cost->matmul_flops += 2.0 * static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k);
     return;
   }
   CHECK(a.dtype() == b.dtype()) << "Matmul of " << DTypeName(a.dtype()) << " and " << DTypeName(b.dtype());
   switch (a.dtype()) {
     case DType::kF32:
-      return cpu::ParallelGemm<float>(*ctx.pool, s, a.data<float>(), b.data<float>(), options.accumulate, out.data<float>());
+      return cpu::ParallelGemm<float>(*ctx.pool, s, a.data<float>(), b.data<float>(), options.accumulate,
+                                      out.data<float>());
     case DType::kF64:
-      return cpu::ParallelGemm<double>(*ctx.pool, s, a.data<double>(), b.data<double>(), options.accumulate, out.data<double>());
+      return cpu::ParallelGemm<double>(*ctx.pool, s, a.data<double>(), b.data<double>(), options.accumulate,
+                                       out.data<double>());
     case DType::kBF16:
       return MatmulBf16(ctx, a, b, out, s, options.accumulate);
     default:
@@ -97,7 +102,8 @@ void BatchedMatmul(OpContext& ctx, const Tensor& a, const Tensor& b, const Tenso
   }
 }
 
-void LinearFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y, Accumulate accumulate) {
+void LinearFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y,
+               Accumulate accumulate) {
   Matmul(ctx, x, weight, y, {.transpose_b = Transpose::kYes, .accumulate = accumulate});
   if (!bias.defined() || cpu::CountOnly(ctx, y, 2.0 * static_cast<double>(y.bytes()))) return;
   CHECK_EQ(bias.size(), y.dim(1)) << "bias of a linear layer";

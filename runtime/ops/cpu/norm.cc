@@ -1,4 +1,5 @@
-// LayerNorm and RMSNorm. Weight gradients are summed by tasks that own columns, in row order: the same bits for any number of threads.
+// LayerNorm and RMSNorm. Weight gradients are summed by tasks that own columns, in row order: the same bits for any
+// number of threads.
 #include "runtime/ops/cpu/typed.h"
 #include "runtime/ops/ops.h"
 
@@ -12,8 +13,8 @@ using cpu::ScratchSlot;
 enum class Kind { kLayer, kRms };
 
 template <class T>
-void NormFwd(OpContext& ctx, Kind kind, const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon, const Tensor& y,
-             const Tensor& stats) {
+void NormFwd(OpContext& ctx, Kind kind, const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+             const Tensor& y, const Tensor& stats) {
   using A = Arithmetic<T>;
   const RowView in = cpu::RowsOf(x), out = cpu::RowsOf(y);
   const int64_t n = in.columns;
@@ -26,16 +27,18 @@ void NormFwd(OpContext& ctx, Kind kind, const Tensor& x, const Tensor& weight, c
       T* to = y.data<T>() + out.Offset(r);
       A* result = cpu::WriteRow(to, n, ScratchSlot::kRow2);
       A* s = stats.data<A>() + r * per_row;
-      if (kind == Kind::kLayer) cpu::LayerNormRow(row, w, b, n, static_cast<A>(epsilon), result, s);
-      else cpu::RmsNormRow(row, w, n, static_cast<A>(epsilon), result, s);
+      if (kind == Kind::kLayer)
+        cpu::LayerNormRow(row, w, b, n, static_cast<A>(epsilon), result, s);
+      else
+        cpu::RmsNormRow(row, w, n, static_cast<A>(epsilon), result, s);
       cpu::StoreRow(result, n, to);
     }
   });
 }
 
 template <class T>
-void NormBwdInput(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats,
-                  const Tensor& dx, Accumulate accumulate) {
+void NormBwdInput(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, const Tensor& weight,
+                  const Tensor& stats, const Tensor& dx, Accumulate accumulate) {
   using A = Arithmetic<T>;
   const RowView gy = cpu::RowsOf(dy), in = cpu::RowsOf(x), gx = cpu::RowsOf(dx);
   const int64_t n = in.columns;
@@ -49,7 +52,8 @@ void NormBwdInput(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, 
       if (accumulate == Accumulate::kAdd) cpu::ReadRow(to, n, ScratchSlot::kTile0);
       const A add = accumulate == Accumulate::kAdd ? A(1) : A(0);
       if (kind == Kind::kLayer) {
-        cpu::LayerNormBackRow(g, row, w, stats.data<A>() + 2 * r, n, add, result, static_cast<A*>(nullptr), static_cast<A*>(nullptr));
+        cpu::LayerNormBackRow(g, row, w, stats.data<A>() + 2 * r, n, add, result, static_cast<A*>(nullptr),
+                              static_cast<A*>(nullptr));
       } else {
         cpu::RmsNormBackRow(g, row, w, stats.data<A>()[r], n, add, result, static_cast<A*>(nullptr));
       }
@@ -59,8 +63,8 @@ void NormBwdInput(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, 
 }
 
 template <class T>
-void NormBwdWeight(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, const Tensor& stats, const Tensor& dweight,
-                   const Tensor& dbias) {
+void NormBwdWeight(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, const Tensor& stats,
+                   const Tensor& dweight, const Tensor& dbias) {
   using A = Arithmetic<T>;
   const RowView gy = cpu::RowsOf(dy), in = cpu::RowsOf(x);
   constexpr int64_t kColumns = 128;
@@ -81,8 +85,8 @@ void NormBwdWeight(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x,
   });
 }
 
-void NormBwd(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats, const Tensor& dx,
-             Accumulate accumulate_dx, const Tensor& dweight, const Tensor& dbias) {
+void NormBwd(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats,
+             const Tensor& dx, Accumulate accumulate_dx, const Tensor& dweight, const Tensor& dbias) {
   if (cpu::CountOnly(ctx, dy, static_cast<double>(2 * dy.bytes() + x.bytes()))) return;
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
@@ -94,26 +98,29 @@ void NormBwd(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, const
 
 }  // namespace
 
-void LayerNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon, const Tensor& y,
-                  const Tensor& stats) {
+void LayerNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
+                  const Tensor& y, const Tensor& stats) {
   CHECK(x.SameShape(y)) << "LayerNorm " << ShapeString(x.shape()) << " into " << ShapeString(y.shape());
   if (cpu::CountOnly(ctx, y, static_cast<double>(x.bytes() + y.bytes()))) return;
-  cpu::ByFloatType(x.dtype(), [&](auto type) { NormFwd<decltype(type)>(ctx, Kind::kLayer, x, weight, bias, epsilon, y, stats); });
+  cpu::ByFloatType(x.dtype(),
+                   [&](auto type) { NormFwd<decltype(type)>(ctx, Kind::kLayer, x, weight, bias, epsilon, y, stats); });
 }
 
-void LayerNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats, const Tensor& dx,
-                  Accumulate accumulate_dx, const Tensor& dweight, const Tensor& dbias) {
+void LayerNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats,
+                  const Tensor& dx, Accumulate accumulate_dx, const Tensor& dweight, const Tensor& dbias) {
   NormBwd(ctx, Kind::kLayer, dy, x, weight, stats, dx, accumulate_dx, dweight, dbias);
 }
 
-void RmsNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, float epsilon, const Tensor& y, const Tensor& stats) {
+void RmsNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, float epsilon, const Tensor& y,
+                const Tensor& stats) {
   CHECK(x.SameShape(y)) << "RmsNorm " << ShapeString(x.shape()) << " into " << ShapeString(y.shape());
   if (cpu::CountOnly(ctx, y, static_cast<double>(x.bytes() + y.bytes()))) return;
-  cpu::ByFloatType(x.dtype(), [&](auto type) { NormFwd<decltype(type)>(ctx, Kind::kRms, x, weight, Tensor(), epsilon, y, stats); });
+  cpu::ByFloatType(
+      x.dtype(), [&](auto type) { NormFwd<decltype(type)>(ctx, Kind::kRms, x, weight, Tensor(), epsilon, y, stats); });
 }
 
-void RmsNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats, const Tensor& dx,
-                Accumulate accumulate_dx, const Tensor& dweight) {
+void RmsNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats,
+                const Tensor& dx, Accumulate accumulate_dx, const Tensor& dweight) {
   NormBwd(ctx, Kind::kRms, dy, x, weight, stats, dx, accumulate_dx, dweight, Tensor());
 }
 

@@ -1,0 +1,37 @@
+// Decoder-only transformers of GPT-2 and LLaMA style, from one set of layers.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "models/layers.h"
+#include "models/models.pb.h"
+#include "runtime/module/combinators.h"
+
+namespace shoal {
+
+enum class RecomputeBlocks : uint8_t { kNo, kYes };
+
+// Token ids in, loss "loss" out (LmHead). Owns its modules; parameters have ids.
+class Transformer : public Module {
+ public:
+  // `config` is resolved (ResolveTransformer).
+  explicit Transformer(const config::TransformerConfig& config, RecomputeBlocks recompute = RecomputeBlocks::kNo);
+  Batch Forward(StepContext& ctx, Batch x) override;
+  Batch Backward(StepContext& ctx, Batch dy) override;
+  void VisitParams(absl::FunctionRef<void(Param&)> visit) override;
+
+  // Hidden rows [T, D] after the final norm, without the head. For sampling, in Mode::kEval.
+  Batch Hidden(StepContext& ctx, Batch x) { return body_.Forward(ctx, std::move(x)); }
+  LmHead& head() { return *head_; }
+  const config::TransformerConfig& config() const { return config_; }
+  const std::vector<const Param*>& params() const { return params_; }  // by id
+
+ private:
+  config::TransformerConfig config_;
+  Seq body_;
+  std::unique_ptr<LmHead> head_;
+  std::vector<const Param*> params_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,92 @@
+// Linear layer + softmax cross-entropy, forward and backward in one pass over chunks of rows.
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "runtime/ops/cpu/typed.h"
+#include "runtime/ops/ops.h"
+
+namespace shoal::ops {
+namespace {
+
+using cpu::Arithmetic;
+
+int64_t ChunkRows(int64_t rows, int64_t vocabulary, int64_t wanted) {
+  // Every chunk reads and writes the whole weight gradient, so a chunk must be worth that; 8 MiB of logits otherwise.
+  constexpr int64_t kLeast = 256, kBytes = 8 << 20;
+  const int64_t chosen = wanted > 0 ? wanted : std::max(kLeast, kBytes / 4 / std::max<int64_t>(1, vocabulary));
+  return std::max<int64_t>(1, std::min(rows, chosen));
+}
+
+// Rows of logits become grad_scale * (softmax - one-hot); returns the rows' losses.
+template <class A>
+double SoftmaxRows(OpContext& ctx, const Tensor& logits, const int32_t* labels, A grad_scale,
+                   std::vector<double>& losses) {
+  const int64_t rows = logits.dim(0), v = logits.dim(1);
+  losses.assign(rows, 0.0);
+  ctx.pool->ParallelFor(rows, cpu::RowGrain(v), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      A* row = logits.data<A>() + r * v;
+      const int32_t label = labels[r];
+      if (label < 0) {
+        std::fill_n(row, v, A(0));
+        continue;
+      }
+      CHECK_LT(label, v) << "label beyond the vocabulary";
+      const A highest = cpu::MaxRow(row, v);
+      const A picked = row[label];
+      const A total = cpu::ExpRow(row, v, highest);
+      losses[r] = std::log(static_cast<double>(total)) + static_cast<double>(highest) - static_cast<double>(picked);
+      cpu::ScaleRow(row, v, grad_scale / total);
+      row[label] -= grad_scale;
+    }
+  });
+  double sum = 0;
+  for (double loss : losses) sum += loss;
+  return sum;
+}
+
+}  // namespace
+
+double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden, const Tensor& weight,
+                          const Tensor& labels, const Tensor& dhidden, const Tensor& dweight,
+                          CrossEntropyOptions options) {
+  const int64_t rows = hidden.dim(0), v = weight.dim(0);
+  CHECK_EQ(hidden.dim(1), weight.dim(1)) << "hidden " << ShapeString(hidden.shape()) << ", weight "
+                                         << ShapeString(weight.shape());
+  const bool backward = dhidden.defined();
+  CHECK_EQ(backward, dweight.defined()) << "dhidden and dweight are wanted together";
+  const DType wide = hidden.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
+  const int64_t chunk = ChunkRows(rows, v, options.chunk_rows);
+  const bool meta = hidden.meta();
+  if (backward && rows == 0 && options.accumulate_dweight == Accumulate::kOverwrite) Fill(ctx, dweight, 0);
+
+  double loss = 0;
+  std::vector<double> losses;
+  Tensor logits_chunk = workspace.Live({chunk, v}, wide), narrow_chunk;
+  if (backward && hidden.dtype() == DType::kBF16) narrow_chunk = workspace.Live({chunk, v}, DType::kBF16);
+  for (int64_t begin = 0; begin < rows; begin += chunk) {
+    const int64_t end = std::min(rows, begin + chunk);
+    const Tensor logits = logits_chunk.Rows(0, end - begin), h = hidden.Rows(begin, end);
+    Matmul(ctx, h, weight, logits, {.transpose_b = Transpose::kYes});
+    if (meta) {
+      if (ctx.cost != nullptr) ctx.cost->bytes_moved += 3.0 * static_cast<double>(logits.bytes());
+    } else if (wide == DType::kF64) {
+      loss += SoftmaxRows<double>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
+    } else {
+      loss += SoftmaxRows<float>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
+    }
+    if (!backward) continue;
+    Tensor dlogits = logits;
+    if (narrow_chunk.defined()) {
+      dlogits = narrow_chunk.Rows(0, end - begin);
+      Copy(ctx, logits, dlogits);
+    }
+    Matmul(ctx, dlogits, weight, dhidden.Rows(begin, end));
+    Matmul(ctx, dlogits, h, dweight,
+           {.transpose_a = Transpose::kYes, .accumulate = begin == 0 ? options.accumulate_dweight : Accumulate::kAdd});
+  }
+  return meta ? std::numeric_limits<double>::quiet_NaN() : loss;
+}
+
+}  // namespace shoal::ops
