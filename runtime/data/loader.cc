@@ -1,0 +1,172 @@
+#include "runtime/data/loader.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <numeric>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/status.h"
+
+namespace shoal {
+namespace {
+
+void Append(const TrainingData& data, const Sample& sample, int64_t id, MicroBatch& to) {
+  const size_t at = to.tokens.size();
+  if (to.cu_seqlens.empty()) to.cu_seqlens.push_back(0);
+  to.tokens.resize(at + sample.predictions);
+  to.labels.resize(at + sample.predictions);
+  to.positions.resize(at + sample.predictions);
+  data.Read(sample, &to.tokens[at], &to.labels[at]);
+  std::iota(to.positions.begin() + static_cast<int64_t>(at), to.positions.end(), 0);
+  to.cu_seqlens.push_back(static_cast<int32_t>(to.tokens.size()));
+  to.sample_ids.push_back(id);
+  to.max_len = std::max(to.max_len, sample.predictions);
+}
+
+}  // namespace
+
+std::vector<std::vector<std::vector<int>>> ShareBatch(absl::Span<const int32_t> lengths, int ranks,
+                                                      const std::optional<config::Size>& limit) {
+  const bool by_tokens = limit.has_value() && limit->has_tokens();
+  const bool by_count = limit.has_value() && limit->has_sequences();
+  const int n = static_cast<int>(lengths.size());
+  std::vector<int> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return lengths[a] > lengths[b]; });
+  for (int micro = 1;; ++micro) {
+    const int bins = ranks * micro;
+    std::vector<int64_t> tokens(bins), count(bins);
+    std::vector<std::vector<int>> in(bins);
+    bool fits = true;
+    for (int i : order) {
+      int best = -1;
+      for (int b = 0; b < bins; ++b) {
+        if (by_count && count[b] >= limit->sequences()) continue;
+        if (best < 0 || tokens[b] < tokens[best]) best = b;
+      }
+      // Alone in a micro-batch even an over-long sequence has its place; Create has refused it where it may not.
+      if (best < 0 || (by_tokens && tokens[best] > 0 && tokens[best] + lengths[i] > limit->tokens())) {
+        fits = false;
+        break;
+      }
+      tokens[best] += lengths[i];
+      ++count[best];
+      in[best].push_back(i);
+    }
+    if (!fits && micro < n) continue;
+    std::vector<std::vector<std::vector<int>>> share(ranks, std::vector<std::vector<int>>(micro));
+    for (int b = 0; b < bins; ++b) {
+      std::sort(in[b].begin(), in[b].end());
+      share[b % ranks][b / ranks] = std::move(in[b]);
+    }
+    return share;
+  }
+}
+
+struct Loader::Shared {
+  Shared(const TrainingData& training_data, const LoaderOptions& loader_options, int64_t first)
+      : data(training_data), options(loader_options), sampler(training_data, loader_options.seed), position(first) {}
+
+  StepBatch Make(int64_t first) const {
+    StepBatch batch;
+    batch.first_position = first;
+    const auto& size = options.global_batch;
+    std::vector<const Sample*> samples;
+    for (;;) {
+      const Sample& next = sampler.At(first + static_cast<int64_t>(samples.size()));
+      if (size.has_tokens() && !samples.empty() && batch.global_tokens + next.predictions > size.tokens()) break;
+      samples.push_back(&next);
+      batch.global_tokens += next.predictions;
+      batch.lengths.push_back(next.predictions);
+      if (size.has_sequences() && static_cast<int64_t>(samples.size()) >= size.sequences()) break;
+    }
+    batch.next_position =
+        options.repeat == LoaderOptions::Repeat::kFirstBatch ? first : first + static_cast<int64_t>(samples.size());
+    const auto share = ShareBatch(batch.lengths, options.ranks, options.micro_batch);
+    for (const std::vector<int>& chosen : share[options.rank]) {
+      MicroBatch& micro = batch.micro.emplace_back();
+      for (int i : chosen) Append(data, *samples[i], first + i, micro);
+    }
+    return batch;
+  }
+
+  void Produce() {
+    for (;;) {
+      StepBatch batch = Make(position);
+      position = batch.next_position;
+      std::unique_lock<std::mutex> lock(mutex);
+      changed.wait(lock, [&] { return stop || static_cast<int>(ready.size()) < std::max(1, options.prefetch_steps); });
+      if (stop) return;
+      ready.push_back(std::move(batch));
+      changed.notify_all();
+    }
+  }
+
+  const TrainingData& data;
+  LoaderOptions options;
+  Sampler sampler;
+  int64_t position;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<StepBatch> ready;
+  bool stop = false;
+  std::thread thread;
+};
+
+Loader::Loader(std::unique_ptr<Shared> shared) : shared_(std::move(shared)) {
+  shared_->thread = std::thread([this] { shared_->Produce(); });
+}
+
+Loader::~Loader() {
+  {
+    const std::lock_guard<std::mutex> lock(shared_->mutex);
+    shared_->stop = true;
+  }
+  shared_->changed.notify_all();
+  shared_->thread.join();
+}
+
+absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(const TrainingData& data, const LoaderOptions& options,
+                                                       int64_t first_position) {
+  if (options.micro_batch.has_value() && options.micro_batch->has_tokens() &&
+      data.longest() > options.micro_batch->tokens()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("micro_batch.tokens is ", options.micro_batch->tokens(), ", but the longest sequence has ",
+                     data.longest(), " predictions: raise it to at least that, or lower data.max_tokens"));
+  }
+  return std::unique_ptr<Loader>(new Loader(std::make_unique<Shared>(data, options, first_position)));
+}
+
+StepBatch Loader::Next() {
+  std::unique_lock<std::mutex> lock(shared_->mutex);
+  shared_->changed.wait(lock, [&] { return !shared_->ready.empty(); });
+  StepBatch batch = std::move(shared_->ready.front());
+  shared_->ready.pop_front();
+  lock.unlock();
+  shared_->changed.notify_all();
+  return batch;
+}
+
+std::vector<MicroBatch> HeldOutBatches(const TrainingData& data, int64_t max_tokens, int64_t micro_tokens, int rank,
+                                       int ranks) {
+  std::vector<MicroBatch> mine;
+  MicroBatch current;
+  int64_t seen = 0, id = 0, number = 0;
+  const auto close = [&] {
+    if (!current.tokens.empty() && number++ % ranks == rank) mine.push_back(std::move(current));
+    current = MicroBatch();
+  };
+  for (const Sample& sample : data.held_out()) {
+    if (max_tokens > 0 && seen > 0 && seen + sample.predictions > max_tokens) break;
+    if (static_cast<int64_t>(current.tokens.size()) + sample.predictions > micro_tokens) close();
+    Append(data, sample, id++, current);
+    seen += sample.predictions;
+  }
+  close();
+  return mine;
+}
+
+}  // namespace shoal

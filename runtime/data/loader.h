@@ -1,0 +1,65 @@
+// Loader: the batches of one rank, made ahead by a thread. A batch depends only on data, options and position; ranks
+// differ only in which of its micro-batches they take. No token crosses a document and none is padding.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "runtime/data/sampler.h"
+#include "runtime/data/training_data.h"
+
+namespace shoal {
+
+// Sequences one after the other.
+struct MicroBatch {
+  std::vector<int32_t> tokens, labels, positions;  // labels: the next token, -1 = ignored
+  std::vector<int32_t> cu_seqlens;                 // sequences + 1
+  std::vector<int64_t> sample_ids;                 // global sample position of each sequence, over the whole run
+  int32_t max_len = 0;
+};
+
+struct StepBatch {
+  int64_t first_position = 0, next_position = 0;  // of the sampler
+  int64_t global_tokens = 0;                      // predictions over all ranks
+  std::vector<int32_t> lengths;                   // of all sequences of the global batch
+  std::vector<MicroBatch> micro;                  // this rank's, as many on every rank; some may be empty
+};
+
+struct LoaderOptions {
+  config::Size global_batch;
+  std::optional<config::Size> micro_batch;  // per rank; none: one micro-batch per step
+  uint64_t seed = 1;
+  int rank = 0, ranks = 1;
+  int prefetch_steps = 4;
+  enum class Repeat : uint8_t { kNo, kFirstBatch } repeat = Repeat::kNo;  // kFirstBatch: the position never moves
+};
+
+// Which of `lengths` each (rank, micro-batch) takes: longest first into the emptiest, as few micro-batches per rank as
+// the limit allows. [rank][micro] -> indices, ascending.
+std::vector<std::vector<std::vector<int>>> ShareBatch(absl::Span<const int32_t> lengths, int ranks,
+                                                      const std::optional<config::Size>& limit);
+
+class Loader {
+ public:
+  // `data` outlives it. InvalidArgument when a sequence is longer than micro_batch's tokens.
+  static absl::StatusOr<std::unique_ptr<Loader>> Create(const TrainingData& data, const LoaderOptions& options,
+                                                        int64_t first_position);
+  ~Loader();
+  StepBatch Next();  // in order; waits for the prefetch thread
+
+ private:
+  struct Shared;
+  explicit Loader(std::unique_ptr<Shared> shared);
+  std::unique_ptr<Shared> shared_;
+};
+
+// This rank's share of the first `max_tokens` held-out predictions (0: all), in micro-batches of about `micro_tokens`.
+// All ranks together take the same sequences in the same micro-batches, whatever their number.
+std::vector<MicroBatch> HeldOutBatches(const TrainingData& data, int64_t max_tokens, int64_t micro_tokens, int rank,
+                                       int ranks);
+
+}  // namespace shoal
