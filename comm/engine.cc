@@ -1,0 +1,170 @@
+#include "comm/engine.h"
+
+#include <glog/logging.h>
+
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace shoal {
+
+using Clock = std::chrono::steady_clock;
+
+absl::Status Operation::Wait() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [&] { return done_.load(std::memory_order_acquire); });
+  return status_;
+}
+
+void Operation::Finish(absl::Status status) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  status_ = std::move(status);
+  seconds_ = std::chrono::duration<double>(Clock::now() - submitted_).count();
+  done_.store(true, std::memory_order_release);
+  changed_.notify_all();
+}
+
+Engine::Engine(std::unique_ptr<Transport> transport, std::unique_ptr<FlightRecorder> recorder)
+    : transport_(std::move(transport)), recorder_(std::move(recorder)), thread_([this] { Loop(); }) {}
+
+Engine::~Engine() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void Engine::Submit(const Queue& queue, std::shared_ptr<Operation> operation) {
+  operation->submitted_ = Clock::now();
+  if (recorder_ != nullptr)
+    operation->record_ =
+        recorder_->Enter(operation->group, operation->sequence, operation->op, operation->tag, operation->bytes);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    queues_[queue].push_back(std::move(operation));
+  }
+  changed_.notify_one();
+}
+
+void Engine::Poison(const absl::Status& why) {
+  transport_->Poison(why);
+  changed_.notify_one();
+}
+
+bool Engine::Advance(Operation& op) {
+  bool moved = false;
+  while (op.phase_ < op.phases.size()) {
+    Phase& phase = op.phases[op.phase_];
+    if (!op.started_) {
+      op.transfers_.clear();
+      for (const Phase::Message& m : phase.messages) {
+        op.transfers_.push_back(m.way == Phase::Message::Way::kSend
+                                    ? transport_->Send(m.peer, op.channel, m.data, m.bytes)
+                                    : transport_->Recv(m.peer, op.channel, m.data, m.bytes));
+      }
+      op.started_ = moved = true;
+    }
+    bool through = true;
+    for (auto& transfer : op.transfers_) {
+      if (transfer == nullptr) continue;
+      if (transfer->Poll()) {
+        transfer.reset();
+        moved = true;
+      } else {
+        through = false;
+      }
+    }
+    if (!through) return moved;
+    if (phase.then) {
+      const absl::Status status = phase.then();
+      if (!status.ok()) {
+        transport_->Poison(status);
+        return true;
+      }
+    }
+    ++op.phase_;
+    op.started_ = false;
+  }
+  return true;
+}
+
+// Ranks of which nothing came in the first phase, in which every rank hears from all that must be there.
+std::string Engine::Missing(const Operation& op) const {
+  std::set<int> silent;
+  if (op.started_ && op.phase_ < op.phases.size()) {
+    const auto& messages = op.phases[op.phase_].messages;
+    for (size_t i = 0; i < messages.size() && i < op.transfers_.size(); ++i) {
+      if (op.transfers_[i] != nullptr) silent.insert(messages[i].peer);
+    }
+  }
+  if (silent.empty()) return "an earlier operation of the same communicator holds it up";
+  return absl::StrCat(silent.size() == 1 ? "rank " : "ranks ", absl::StrJoin(silent, ", "),
+                      op.phase_ == 0 ? " never entered" : " entered and did not finish");
+}
+
+void Engine::FailAll(const absl::Status& why) {
+  for (auto& [key, queue] : queues_) {
+    for (auto& op : queue) {
+      if (recorder_ != nullptr) recorder_->Leave(op->record_, FlightState::kFailed);
+      op->Finish(why);
+      graveyard_.push_back(std::move(op));  // a peer may still be reading its memory
+    }
+    queue.clear();
+  }
+}
+
+void Engine::Loop() {
+  int idle = 0;
+  for (;;) {
+    std::vector<std::pair<Queue, std::shared_ptr<Operation>>> heads;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      const auto pending = [&] {
+        for (const auto& [key, queue] : queues_) {
+          if (!queue.empty()) return true;
+        }
+        return false;
+      };
+      changed_.wait(lock, [&] { return stop_ || pending(); });
+      const absl::Status health = transport_->health();
+      if (!health.ok() || stop_)
+        FailAll(health.ok() ? absl::UnavailableError("the communicator was destroyed with operations pending")
+                            : health);
+      if (stop_) return;
+      for (auto& [key, queue] : queues_) {
+        if (!queue.empty()) heads.emplace_back(key, queue.front());
+      }
+    }
+    bool moved = false;
+    const auto now = Clock::now();
+    for (auto& [key, op] : heads) {
+      moved |= Advance(*op);
+      if (op->phase_ == op->phases.size()) {
+        {
+          const std::lock_guard<std::mutex> lock(mutex_);
+          queues_[key].pop_front();
+        }
+        if (recorder_ != nullptr) recorder_->Leave(op->record_, FlightState::kDone);
+        op->transfers_.clear();
+        op->Finish(absl::OkStatus());
+      } else if (op->deadline < absl::InfiniteDuration() && absl::FromChrono(now - op->submitted_) > op->deadline) {
+        transport_->Poison(absl::DeadlineExceededError(
+            absl::StrCat(op->op, " '", op->tag, "' (#", op->sequence, " of communicator ", op->group, ") on rank ",
+                         transport_->rank(), " is not done after ", absl::FormatDuration(op->deadline), ": ",
+                         Missing(*op), ". `shoal why-hang RUN` reads the flight records")));
+      }
+    }
+    if (moved) {
+      idle = 0;
+    } else if (++idle < 64) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  }
+}
+
+}  // namespace shoal

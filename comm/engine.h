@@ -1,0 +1,105 @@
+// The progress engine: one thread per rank that advances every pending operation of all its communicators. Operations
+// of one communicator run one after the other; those of different communicators side by side.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <compare>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/flight_recorder.h"
+#include "comm/transport.h"
+
+namespace shoal {
+
+// A part of an operation: messages that go side by side, then something to do with what came.
+struct Phase {
+  struct Message {
+    enum class Way : uint8_t { kSend, kRecv } way;
+    int peer = 0;  // in the world
+    void* data = nullptr;
+    int64_t bytes = 0;
+  };
+  std::vector<Message> messages;
+  std::function<absl::Status()> then;  // may be null
+};
+
+class Operation : public Work {
+ public:
+  bool Done() const override { return done_.load(std::memory_order_acquire); }
+  absl::Status Wait() override;
+  double Seconds() const override { return Done() ? seconds_ : 0; }
+
+  // Set before submission.
+  std::string op, tag, group;  // "all_reduce", the caller's tag, the communicator's name
+  int64_t bytes = 0;
+  int64_t sequence = 0;
+  int channel = 0;  // of the transport
+  absl::Duration deadline;
+  std::vector<Phase> phases;
+  std::vector<Tensor> tensors;             // kept alive
+  std::vector<std::vector<char>> scratch;  // likewise
+
+ private:
+  friend class Engine;
+  void Finish(absl::Status status);
+  std::atomic<bool> done_{false};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  absl::Status status_;
+  double seconds_ = 0;
+  std::chrono::steady_clock::time_point submitted_;
+  size_t phase_ = 0;
+  bool started_ = false;
+  std::vector<std::unique_ptr<Transfer>> transfers_;  // of the present phase; null = through
+  int64_t record_ = -1;
+};
+
+class Engine {
+ public:
+  Engine(std::unique_ptr<Transport> transport, std::unique_ptr<FlightRecorder> recorder);
+  // Stops the thread. Operations not done are failed, and their memory is kept until the transport is gone.
+  ~Engine();
+
+  Transport& transport() { return *transport_; }
+  // Operations of one queue run one after the other. Collectives of a communicator share one; sends and receives have
+  // one per peer and direction, so that two ranks may both send before they receive.
+  struct Queue {
+    int channel = 0;
+    enum class Kind : uint8_t { kCollective, kSend, kRecv } kind = Kind::kCollective;
+    int peer = 0;
+    auto operator<=>(const Queue&) const = default;
+  };
+  void Submit(const Queue& queue, std::shared_ptr<Operation> operation);
+  void Poison(const absl::Status& why);
+  absl::Status health() const { return transport_->health(); }
+  int next_channel() const { return next_channel_; }
+  void set_next_channel(int channel) { next_channel_ = channel; }
+
+ private:
+  void Loop();
+  bool Advance(Operation& operation);  // true when something moved
+  void FailAll(const absl::Status& why);
+  std::string Missing(const Operation& operation) const;
+
+  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<FlightRecorder> recorder_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<Queue, std::deque<std::shared_ptr<Operation>>> queues_;
+  std::vector<std::shared_ptr<Operation>> graveyard_;
+  bool stop_ = false;
+  std::atomic<int> next_channel_{2};
+  std::thread thread_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,307 @@
+#include "comm/group_communicator.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "comm/reduce.h"
+#include "runtime/base/status.h"
+
+namespace shoal {
+namespace {
+
+using Way = Phase::Message::Way;
+
+char* Bytes(const Tensor& t, int64_t element) { return static_cast<char*>(t.raw()) + element * DTypeBytes(t.dtype()); }
+
+std::vector<int64_t> Offsets(absl::Span<const int64_t> counts) {
+  std::vector<int64_t> offsets(counts.size() + 1);
+  std::partial_sum(counts.begin(), counts.end(), offsets.begin() + 1);
+  return offsets;
+}
+
+void CheckTensor(const Tensor& t) {
+  CHECK(t.device() == DeviceKind::kCpu && t.contiguous()) << "collectives take contiguous host tensors";
+}
+
+// What ranks compare before a collective under CommOptions::Check: what differs is a bug that would hang or sum
+// garbage.
+struct Header {
+  char text[256];
+};
+
+}  // namespace
+
+GroupCommunicator::GroupCommunicator(std::shared_ptr<Engine> engine, std::vector<int> members, int rank, int channel,
+                                     std::string name, CommOptions options)
+    : engine_(std::move(engine)),
+      members_(std::move(members)),
+      rank_(rank),
+      channel_(channel),
+      name_(std::move(name)),
+      options_(std::move(options)) {}
+
+template <class F>
+void GroupCommunicator::Exchange(Phase& phase, Way way, F piece) const {
+  for (int i = 1; i < size(); ++i) {
+    const int peer = way == Way::kSend ? (rank_ + i) % size() : (rank_ + size() - i) % size();
+    const auto [data, bytes] = piece(peer);
+    phase.messages.push_back({way, members_[peer], data, bytes});
+  }
+}
+
+void GroupCommunicator::Label(Operation& operation, const CallOptions& options) {
+  operation.tag = std::string(options.tag);
+  operation.group = name_;
+  operation.sequence = ++sequence_;
+  operation.deadline = options.deadline < absl::InfiniteDuration() ? options.deadline : options_.deadline;
+}
+
+std::shared_ptr<Operation> GroupCommunicator::Begin(absl::string_view op, const CallOptions& options, DType dtype,
+                                                    int64_t count, std::vector<Tensor> tensors) {
+  auto operation = std::make_shared<Operation>();
+  operation->op = std::string(op);
+  Label(*operation, options);
+  operation->bytes = count * DTypeBytes(dtype);
+  operation->channel = channel_;
+  operation->tensors = std::move(tensors);
+  if (options_.check == CommOptions::Check::kOff || size() == 1) return operation;
+  operation->scratch.emplace_back(static_cast<size_t>(size()) * sizeof(Header));
+  Header* headers = reinterpret_cast<Header*>(operation->scratch.back().data());
+  const std::string mine =
+      absl::StrCat("#", operation->sequence, " ", op, " '", options.tag, "' ", DTypeName(dtype), " x ", count);
+  std::strncpy(headers[rank_].text, mine.c_str(), sizeof(Header) - 1);
+  Phase compare;
+  Exchange(compare, Way::kSend, [&](int) {
+    return std::pair{static_cast<void*>(&headers[rank_]), int64_t{sizeof(Header)}};
+  });
+  Exchange(compare, Way::kRecv, [&](int peer) {
+    return std::pair{static_cast<void*>(&headers[peer]), int64_t{sizeof(Header)}};
+  });
+  compare.then = [headers, n = size(), me = rank_, name = name_, members = members_]() -> absl::Status {
+    for (int r = 0; r < n; ++r) {
+      if (std::strncmp(headers[r].text, headers[me].text, sizeof(Header)) == 0) continue;
+      return absl::InternalError(absl::StrCat("ranks disagree on communicator ", name, ": rank ", members[me],
+                                              " calls ", headers[me].text, ", rank ", members[r], " calls ",
+                                              headers[r].text));
+    }
+    return absl::OkStatus();
+  };
+  operation->phases.push_back(std::move(compare));
+  return operation;
+}
+
+WorkPtr GroupCommunicator::Submit(std::shared_ptr<Operation> operation) {
+  engine_->Submit({channel_}, operation);
+  return operation;
+}
+
+WorkPtr GroupCommunicator::AllReduce(const Tensor& x, ReduceOp op, CallOptions options) {
+  CheckTensor(x);
+  auto operation = Begin("all_reduce", options, x.dtype(), x.size(), {x});
+  const int n = size();
+  if (n == 1) return Submit(std::move(operation));
+  const int64_t element = DTypeBytes(x.dtype());
+  // A small tensor goes whole to everyone; of a large one each rank reduces its piece and hands it round.
+  constexpr int64_t kSmall = 4096;
+  const bool small = x.bytes() <= kSmall;
+  std::vector<int64_t> counts(n, small ? x.size() : x.size() / n);
+  if (!small) {
+    for (int r = 0; r < static_cast<int>(x.size() % n); ++r) ++counts[r];
+  }
+  const std::vector<int64_t> at = small ? std::vector<int64_t>(n + 1, 0) : Offsets(counts);
+  const int64_t mine = counts[rank_];
+  operation->scratch.emplace_back(static_cast<size_t>(mine * element * n));
+  char* incoming = operation->scratch.back().data();
+  Phase scatter;
+  Exchange(scatter, Way::kSend, [&](int peer) {
+    return std::pair{static_cast<void*>(Bytes(x, at[peer])), counts[peer] * element};
+  });
+  Exchange(scatter, Way::kRecv, [&](int peer) {
+    return std::pair{static_cast<void*>(incoming + peer * mine * element), mine * element};
+  });
+  scatter.then = [x, op, n, mine, element, incoming, me = rank_, start = at[rank_]] {
+    std::vector<const void*> from(n);
+    for (int r = 0; r < n; ++r)
+      from[r] = r == me ? static_cast<const void*>(Bytes(x, start)) : incoming + r * mine * element;
+    ReduceInRankOrder(x.dtype(), op, from, mine, Bytes(x, start));
+    return absl::OkStatus();
+  };
+  operation->phases.push_back(std::move(scatter));
+  if (!small) {
+    Phase gather;
+    Exchange(gather, Way::kSend, [&](int) {
+      return std::pair{static_cast<void*>(Bytes(x, at[rank_])), mine * element};
+    });
+    Exchange(gather, Way::kRecv, [&](int peer) {
+      return std::pair{static_cast<void*>(Bytes(x, at[peer])), counts[peer] * element};
+    });
+    operation->phases.push_back(std::move(gather));
+  }
+  return Submit(std::move(operation));
+}
+
+WorkPtr GroupCommunicator::ReduceScatterV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out,
+                                          ReduceOp op, CallOptions options) {
+  CheckTensor(in);
+  CheckTensor(out);
+  const std::vector<int64_t> at = Offsets(counts);
+  CHECK(static_cast<int>(counts.size()) == size() && at.back() == in.size() && counts[rank_] == out.size() &&
+        in.dtype() == out.dtype())
+      << "reduce_scatter: counts do not match the tensors";
+  auto operation = Begin("reduce_scatter", options, in.dtype(), in.size(), {in, out});
+  const int n = size();
+  const int64_t element = DTypeBytes(in.dtype()), mine = counts[rank_];
+  operation->scratch.emplace_back(static_cast<size_t>(mine * element * n));
+  char* incoming = operation->scratch.back().data();
+  Phase scatter;
+  Exchange(scatter, Way::kSend, [&](int peer) {
+    return std::pair{static_cast<void*>(Bytes(in, at[peer])), counts[peer] * element};
+  });
+  Exchange(scatter, Way::kRecv, [&](int peer) {
+    return std::pair{static_cast<void*>(incoming + peer * mine * element), mine * element};
+  });
+  scatter.then = [in, out, op, n, mine, element, incoming, me = rank_, start = at[rank_]] {
+    std::vector<const void*> from(n);
+    for (int r = 0; r < n; ++r)
+      from[r] = r == me ? static_cast<const void*>(Bytes(in, start)) : incoming + r * mine * element;
+    ReduceInRankOrder(in.dtype(), op, from, mine, out.raw());
+    return absl::OkStatus();
+  };
+  operation->phases.push_back(std::move(scatter));
+  return Submit(std::move(operation));
+}
+
+WorkPtr GroupCommunicator::AllGatherV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out,
+                                      CallOptions options) {
+  CheckTensor(in);
+  CheckTensor(out);
+  const std::vector<int64_t> at = Offsets(counts);
+  CHECK(static_cast<int>(counts.size()) == size() && at.back() == out.size() && counts[rank_] == in.size() &&
+        in.dtype() == out.dtype())
+      << "all_gather: counts do not match the tensors";
+  auto operation = Begin("all_gather", options, in.dtype(), out.size(), {in, out});
+  const int64_t element = DTypeBytes(in.dtype());
+  Phase gather;
+  Exchange(gather, Way::kSend, [&](int) { return std::pair{in.raw(), in.bytes()}; });
+  Exchange(gather, Way::kRecv, [&](int peer) {
+    return std::pair{static_cast<void*>(Bytes(out, at[peer])), counts[peer] * element};
+  });
+  gather.then = [in, to = Bytes(out, at[rank_])] {
+    if (in.raw() != to && in.bytes() > 0) std::memmove(to, in.raw(), static_cast<size_t>(in.bytes()));
+    return absl::OkStatus();
+  };
+  operation->phases.push_back(std::move(gather));
+  return Submit(std::move(operation));
+}
+
+WorkPtr GroupCommunicator::AllToAllV(const Tensor& in, absl::Span<const int64_t> send_counts, const Tensor& out,
+                                     absl::Span<const int64_t> recv_counts, CallOptions options) {
+  CheckTensor(in);
+  CheckTensor(out);
+  const std::vector<int64_t> from = Offsets(send_counts), to = Offsets(recv_counts);
+  CHECK(static_cast<int>(send_counts.size()) == size() && static_cast<int>(recv_counts.size()) == size() &&
+        from.back() == in.size() && to.back() == out.size() && in.dtype() == out.dtype() &&
+        send_counts[rank_] == recv_counts[rank_])
+      << "all_to_all: counts do not match the tensors";
+  // Counts differ between ranks by design, so the cross-rank check compares everything else.
+  auto operation = Begin("all_to_all", options, in.dtype(), 0, {in, out});
+  operation->bytes = in.bytes();
+  const int64_t element = DTypeBytes(in.dtype());
+  Phase exchange;
+  Exchange(exchange, Way::kSend, [&](int peer) {
+    return std::pair{static_cast<void*>(Bytes(in, from[peer])), send_counts[peer] * element};
+  });
+  Exchange(exchange, Way::kRecv, [&](int peer) {
+    return std::pair{static_cast<void*>(Bytes(out, to[peer])), recv_counts[peer] * element};
+  });
+  exchange.then = [source = Bytes(in, from[rank_]), target = Bytes(out, to[rank_]),
+                   bytes = send_counts[rank_] * element] {
+    if (bytes > 0) std::memcpy(target, source, static_cast<size_t>(bytes));
+    return absl::OkStatus();
+  };
+  operation->phases.push_back(std::move(exchange));
+  return Submit(std::move(operation));
+}
+
+WorkPtr GroupCommunicator::Broadcast(const Tensor& x, int root, CallOptions options) {
+  CheckTensor(x);
+  CHECK(root >= 0 && root < size()) << "broadcast from rank " << root << " of " << size();
+  auto operation = Begin("broadcast", options, x.dtype(), x.size(), {x});
+  // A binomial tree on ranks counted from the root: receive from the parent, then send to the children.
+  const int me = (rank_ - root + size()) % size();
+  int reach = 1;
+  while (reach <= me) reach *= 2;
+  const auto world = [&](int relative) { return members_[(relative + root) % size()]; };
+  if (me > 0) operation->phases.push_back({{{Way::kRecv, world(me - reach / 2), x.raw(), x.bytes()}}, nullptr});
+  Phase send;
+  for (int child = reach; me + child < size(); child *= 2)
+    send.messages.push_back({Way::kSend, world(me + child), x.raw(), x.bytes()});
+  operation->phases.push_back(std::move(send));
+  return Submit(std::move(operation));
+}
+
+WorkPtr GroupCommunicator::PointToPoint(Way way, const Tensor& x, int peer, const CallOptions& options) {
+  CheckTensor(x);
+  auto operation = std::make_shared<Operation>();
+  operation->op = way == Way::kSend ? "send" : "recv";
+  Label(*operation, options);
+  operation->bytes = x.bytes();
+  operation->channel = channel_ + 1;
+  operation->tensors = {x};
+  operation->phases.push_back({{{way, members_[peer], x.raw(), x.bytes()}}, nullptr});
+  engine_->Submit({channel_, way == Way::kSend ? Engine::Queue::Kind::kSend : Engine::Queue::Kind::kRecv, peer},
+                  operation);
+  return operation;
+}
+
+WorkPtr GroupCommunicator::Send(const Tensor& x, int to, CallOptions options) {
+  return PointToPoint(Way::kSend, x, to, options);
+}
+WorkPtr GroupCommunicator::Recv(const Tensor& x, int from, CallOptions options) {
+  return PointToPoint(Way::kRecv, x, from, options);
+}
+
+WorkPtr GroupCommunicator::Barrier(CallOptions options) {
+  auto operation = Begin("barrier", options, DType::kU8, 0, {});
+  Phase meet;
+  const auto nothing = [](int) { return std::pair{static_cast<void*>(nullptr), int64_t{0}}; };
+  Exchange(meet, Way::kSend, nothing);
+  Exchange(meet, Way::kRecv, nothing);
+  operation->phases.push_back(std::move(meet));
+  return Submit(std::move(operation));
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> GroupCommunicator::Split(int color, int key, absl::string_view name) {
+  // Everyone learns everyone's wish, and a channel number that is free on all.
+  const Tensor mine = Tensor::Zeros({3}, DType::kI64), all = Tensor::Zeros({size(), 3}, DType::kI64);
+  mine.data<int64_t>()[0] = color;
+  mine.data<int64_t>()[1] = key;
+  mine.data<int64_t>()[2] = engine_->next_channel();
+  const std::vector<int64_t> counts(size(), 3);
+  const std::string tag = absl::StrCat("split ", name);
+  SHOAL_RETURN_IF_ERROR(AllGatherV(mine, counts, all.View({3 * size()}), {.tag = tag})->Wait());
+  const int64_t* wish = all.data<int64_t>();
+  int64_t channel = 0;
+  std::vector<std::pair<int64_t, int>> chosen;  // (key, rank here)
+  for (int r = 0; r < size(); ++r) {
+    channel = std::max(channel, wish[3 * r + 2]);
+    if (wish[3 * r] == color) chosen.emplace_back(wish[3 * r + 1], r);
+  }
+  engine_->set_next_channel(static_cast<int>(channel + 2));
+  if (color < 0) return std::unique_ptr<Communicator>();
+  std::sort(chosen.begin(), chosen.end());
+  std::vector<int> members;
+  int rank = 0;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    if (chosen[i].second == rank_) rank = static_cast<int>(i);
+    members.push_back(members_[chosen[i].second]);
+  }
+  return std::unique_ptr<Communicator>(std::make_unique<GroupCommunicator>(
+      engine_, std::move(members), rank, static_cast<int>(channel), std::string(name), options_));
+}
+
+}  // namespace shoal

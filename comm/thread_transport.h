@@ -1,0 +1,14 @@
+// Ranks that are threads of one process: a message is one copy from the sender's memory to the receiver's.
+#pragma once
+
+#include <memory>
+
+#include "comm/transport.h"
+
+namespace shoal {
+
+class ThreadHub;  // what the ranks of one world share
+std::shared_ptr<ThreadHub> MakeThreadHub(int ranks, int64_t segment_bytes);
+std::unique_ptr<Transport> MakeThreadTransport(std::shared_ptr<ThreadHub> hub, int rank);
+
+}  // namespace shoal
