@@ -46,7 +46,8 @@ class DataParallel : public ParamSource, public Stateful {
   ~DataParallel() override;
 
   // Draws every weight from (seed, parameter name, element): equal under any sharding.
-  void InitializeWeights(uint64_t seed);
+  void InitializeWeights(ThreadPool& pool, uint64_t seed);
+  void InitializeWeights(uint64_t seed);  // on the calling thread alone
 
   // --- One step: BeginStep; per micro-batch BeginMicroBatch, backward; FinishReductions; update pieces();
   // PublishWeights.
@@ -61,7 +62,7 @@ class DataParallel : public ParamSource, public Stateful {
   absl::Status FinishReductions();
   absl::Span<OwnedPiece> pieces();
   // Masters -> weights in compute dtype; ZeRO 1 gathers them from their owners. Communication errors.
-  absl::Status PublishWeights();
+  absl::Status PublishWeights(ThreadPool& pool);
 
   // Visits masters as "<name>" (the model's weights in fp32), by box.
   void VisitState(StateVisitor& visitor) override;
@@ -76,6 +77,7 @@ class DataParallel : public ParamSource, public Stateful {
 
  private:
   DataParallel(std::vector<const Param*> params, Mesh& mesh, DataParallelOptions options);
+  void StartReady();
   std::vector<const Param*> params_;
   Mesh& mesh_;
   DataParallelOptions options_;

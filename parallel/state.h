@@ -17,6 +17,8 @@ class StateVisitor {
   // A rank's part of the tensor `name`: `local` holds exactly `box` (contiguous host memory). Several ranks may hold
   // equal boxes (replicas).
   virtual void Shard(absl::string_view name, const Tensor& local, const Box& box) = 0;
+  // Shape of a tensor whose shards are visited as boxes of its flattened form.
+  virtual void TrueShape(absl::string_view /*name*/, const Shape& /*shape*/) {}
   // Values that are equal on all ranks.
   virtual void Scalar(absl::string_view name, int64_t& value) = 0;
   virtual void Scalar(absl::string_view name, double& value) = 0;

@@ -1,0 +1,250 @@
+#include "parallel/data_parallel.h"
+
+#include <glog/logging.h>
+#include <sys/mman.h>
+
+#include <chrono>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/status.h"
+#include "runtime/base/str.h"
+#include "runtime/module/local_params.h"
+
+namespace shoal {
+namespace {
+
+// Flat buffers come straight from the system: untouched pages cost nothing, and it says when there is not enough.
+absl::StatusOr<Tensor> FlatBuffer(int64_t elements, DType dtype, DeviceKind device, const char* what) {
+  if (device == DeviceKind::kMeta || elements == 0) return Tensor::Zeros({elements}, dtype, device);
+  const auto bytes = static_cast<size_t>(elements * DTypeBytes(dtype));
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for ", HumanBytes(static_cast<double>(bytes)), " of ",
+                                                     what,
+                                                     "; take a smaller model, or more ranks with parallel.zero: 1"));
+  }
+  ::madvise(memory, bytes, MADV_HUGEPAGE);
+  std::shared_ptr<void> owner(memory, [bytes](void* p) { ::munmap(p, bytes); });
+  return Tensor(std::make_shared<Storage>(memory, static_cast<int64_t>(bytes), DeviceKind::kCpu, owner), 0, {elements},
+                dtype);
+}
+
+}  // namespace
+
+struct DataParallel::Buffers {
+  struct PerBucket {
+    Tensor weights;   // compute dtype, all elements
+    Tensor grads;     // f32, all elements
+    Tensor owned;     // ZeRO 1: reduced gradients of this rank's run
+    Tensor masters;   // fp32 of this rank's run; a view of `weights` when compute is fp32 (or f64)
+    int waiting = 0;  // parameters not ready yet in the last micro-batch
+    WorkPtr work;
+  };
+  std::vector<PerBucket> buckets;
+  std::vector<Tensor> weights;  // by Param::id
+  std::vector<Tensor> grads;    // by Param::id
+  std::vector<bool> touched;    // by Param::id: has a contribution in this step
+  std::vector<OwnedPiece> pieces;
+  size_t next_bucket = 0;  // reductions start in this order on every rank
+  bool last = false;
+};
+
+DataParallel::DataParallel(std::vector<const Param*> params, Mesh& mesh, DataParallelOptions options)
+    : params_(std::move(params)), mesh_(mesh), options_(options), buffers_(std::make_unique<Buffers>()) {
+  plan_ = PlanShards({.params = params_,
+                      .ranks = mesh_.size(),
+                      .bucket_bytes = options_.bucket_bytes,
+                      .granularity = options_.granularity});
+}
+DataParallel::~DataParallel() = default;
+
+namespace {
+
+DType GradType(DType compute) { return compute == DType::kF64 ? DType::kF64 : DType::kF32; }
+
+// First element and count of a rank's run of a bucket; with ZeRO 0 every rank's run is the whole bucket.
+std::pair<int64_t, int64_t> Run(const Bucket& bucket, int rank, int zero_stage) {
+  if (zero_stage == 0) return {0, bucket.size};
+  int64_t begin = 0;
+  for (int r = 0; r < rank; ++r) begin += bucket.counts[r];
+  return {begin, bucket.counts[rank]};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<const Param*> params, Mesh& mesh,
+                                                                   DataParallelOptions options) {
+  auto dp = std::unique_ptr<DataParallel>(new DataParallel(std::move(params), mesh, options));
+  Buffers& b = *dp->buffers_;
+  const DType grad_type = GradType(options.compute);
+  b.weights.resize(dp->params_.size());
+  b.grads.resize(dp->params_.size());
+  b.touched.resize(dp->params_.size());
+  for (const Bucket& bucket : dp->plan_.buckets) {
+    auto& buffers = b.buckets.emplace_back();
+    SHOAL_ASSIGN_OR_RETURN(buffers.weights, FlatBuffer(bucket.size, options.compute, options.device, "weights"));
+    SHOAL_ASSIGN_OR_RETURN(buffers.grads, FlatBuffer(bucket.size, grad_type, options.device, "gradients"));
+    const auto [begin, count] = Run(bucket, mesh.rank(), options.zero_stage);
+    if (options.compute == DType::kBF16) {
+      SHOAL_ASSIGN_OR_RETURN(buffers.masters, FlatBuffer(count, DType::kF32, options.device, "master weights"));
+    } else {
+      buffers.masters = buffers.weights.Rows(begin, begin + count);
+    }
+    // A group of one reduces nothing: its gradients are the sums already.
+    if (options.zero_stage == 0 || mesh.size() == 1) {
+      buffers.owned = buffers.grads.Rows(begin, begin + count);
+    } else {
+      SHOAL_ASSIGN_OR_RETURN(buffers.owned, FlatBuffer(count, grad_type, options.device, "reduced gradients"));
+    }
+    for (size_t i = 0; i < bucket.params.size(); ++i) {
+      const Param& param = *dp->params_[bucket.params[i]];
+      const auto part = [&](const Tensor& flat) {
+        return flat.Rows(bucket.offsets[i], bucket.offsets[i] + param.size()).View(param.shape);
+      };
+      b.weights[param.id] = part(buffers.weights);
+      b.grads[param.id] = part(buffers.grads);
+      const auto own = [&](int64_t from, int64_t to) {
+        const int64_t at = bucket.offsets[i] + from - begin;
+        b.pieces.push_back(
+            {&param, from, to, buffers.masters.Rows(at, at + to - from), buffers.owned.Rows(at, at + to - from)});
+      };
+      if (options.zero_stage == 0) {
+        own(0, param.size());
+        continue;
+      }
+      for (const ShardPiece& piece : bucket.owned[mesh.rank()]) {
+        if (piece.param == param.id) own(piece.begin, piece.end);
+      }
+    }
+  }
+  return dp;
+}
+
+void DataParallel::InitializeWeights(uint64_t seed) {
+  ThreadPool pool(1);
+  InitializeWeights(pool, seed);
+}
+
+void DataParallel::InitializeWeights(ThreadPool& pool, uint64_t seed) {
+  if (options_.device == DeviceKind::kMeta) return;
+  OpContext ctx{.pool = &pool};
+  for (const Param* param : params_) {
+    const Tensor& weight = buffers_->weights[param->id];
+    if (weight.dtype() != DType::kBF16) {
+      InitialValues(pool, *param, seed, 0, weight);
+      continue;
+    }
+    const Tensor wide = Tensor::Zeros(param->shape, DType::kF32);
+    InitialValues(pool, *param, seed, 0, wide);
+    ops::Copy(ctx, wide, weight);
+  }
+  if (options_.compute != DType::kBF16) return;
+  for (OwnedPiece& piece : buffers_->pieces) InitialValues(pool, *piece.param, seed, piece.begin, piece.master);
+}
+
+void DataParallel::BeginStep() {
+  buffers_->touched.assign(params_.size(), false);
+  buffers_->next_bucket = 0;
+  for (size_t i = 0; i < plan_.buckets.size(); ++i) {
+    buffers_->buckets[i].waiting = static_cast<int>(plan_.buckets[i].params.size());
+    buffers_->buckets[i].work = nullptr;
+  }
+}
+
+void DataParallel::BeginMicroBatch(MicroBatch which) { buffers_->last = which == MicroBatch::kLast; }
+
+Tensor DataParallel::Weight(const Param& param) { return buffers_->weights[param.id]; }
+
+GradSink DataParallel::Grad(const Param& param) {
+  const bool first = !buffers_->touched[param.id];
+  buffers_->touched[param.id] = true;
+  return {buffers_->grads[param.id], first ? ops::Accumulate::kOverwrite : ops::Accumulate::kAdd};
+}
+
+void DataParallel::Ready(const Param& param) {
+  if (!buffers_->last || options_.device == DeviceKind::kMeta) return;
+  --buffers_->buckets[plan_.bucket_of[param.id]].waiting;
+  StartReady();
+}
+
+// Starts reductions in bucket order, so that every rank submits them in the same one.
+void DataParallel::StartReady() {
+  auto& b = *buffers_;
+  for (; b.next_bucket < b.buckets.size() && b.buckets[b.next_bucket].waiting == 0; ++b.next_bucket) {
+    auto& buffers = b.buckets[b.next_bucket];
+    if (mesh_.size() == 1) continue;
+    const Bucket& bucket = plan_.buckets[b.next_bucket];
+    const std::string tag = absl::StrCat("grad bucket ", b.next_bucket);
+    buffers.work = options_.zero_stage == 0
+                       ? mesh_.gradients().AllReduce(buffers.grads, ReduceOp::kSum, {.tag = tag})
+                       : mesh_.gradients().ReduceScatterV(buffers.grads, bucket.counts, buffers.owned, ReduceOp::kSum,
+                                                          {.tag = tag});
+  }
+}
+
+absl::Status DataParallel::FinishReductions() {
+  if (options_.device == DeviceKind::kMeta) return absl::OkStatus();
+  for (const Param* param : params_) {
+    if (buffers_->touched[param->id]) continue;
+    const Tensor& grad = buffers_->grads[param->id];
+    std::memset(grad.raw(), 0, static_cast<size_t>(grad.bytes()));
+  }
+  for (auto& buffers : buffers_->buckets) buffers.waiting = 0;
+  StartReady();
+  const auto start = std::chrono::steady_clock::now();
+  absl::Status status;
+  for (auto& buffers : buffers_->buckets) {
+    if (buffers.work != nullptr && status.ok()) status = buffers.work->Wait();
+  }
+  reduce_wait_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return status;
+}
+
+absl::Span<OwnedPiece> DataParallel::pieces() { return absl::MakeSpan(buffers_->pieces); }
+
+absl::Status DataParallel::PublishWeights(ThreadPool& pool) {
+  if (options_.device == DeviceKind::kMeta) return absl::OkStatus();
+  OpContext ctx{.pool = &pool};
+  std::vector<WorkPtr> works;
+  for (size_t i = 0; i < plan_.buckets.size(); ++i) {
+    auto& buffers = buffers_->buckets[i];
+    const auto [begin, count] = Run(plan_.buckets[i], mesh_.rank(), options_.zero_stage);
+    const Tensor own = buffers.weights.Rows(begin, begin + count);
+    if (options_.compute == DType::kBF16 && count > 0) ops::Copy(ctx, buffers.masters, own);
+    if (options_.zero_stage == 0 || mesh_.size() == 1) continue;
+    works.push_back(mesh_.gradients().AllGatherV(own, plan_.buckets[i].counts, buffers.weights,
+                                                 {.tag = absl::StrCat("weight bucket ", i)}));
+  }
+  absl::Status status;
+  for (const WorkPtr& work : works) {
+    if (status.ok()) status = work->Wait();
+  }
+  return status;
+}
+
+void DataParallel::VisitState(StateVisitor& visitor) {
+  for (const OwnedPiece& piece : buffers_->pieces) {
+    visitor.TrueShape(piece.param->name, piece.param->shape);
+    visitor.Shard(piece.param->name, piece.master, {{piece.param->size()}, {piece.begin}, {piece.end - piece.begin}});
+  }
+}
+
+int64_t DataParallel::weight_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& b : buffers_->buckets) bytes += b.weights.bytes();
+  return bytes;
+}
+int64_t DataParallel::grad_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& b : buffers_->buckets)
+    bytes += b.grads.bytes() + (options_.zero_stage == 1 && mesh_.size() > 1 ? b.owned.bytes() : 0);
+  return bytes;
+}
+int64_t DataParallel::master_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& b : buffers_->buckets) bytes += options_.compute == DType::kBF16 ? b.masters.bytes() : 0;
+  return bytes;
+}
+
+}  // namespace shoal

@@ -1,0 +1,186 @@
+#include "parallel/data_parallel.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "comm/world.h"
+#include "runtime/base/rng.h"
+#include "runtime/base/status.h"
+#include "runtime/module/local_params.h"
+
+namespace shoal {
+namespace {
+
+std::vector<Param> SomeParams() {
+  std::vector<Param> params;
+  const std::vector<Shape> shapes = {{7, 5}, {3}, {64, 33}, {1}, {0, 4}, {129}, {50, 20}};
+  for (size_t i = 0; i < shapes.size(); ++i)
+    params.push_back({.name = "p" + std::to_string(i), .shape = shapes[i], .id = static_cast<int>(i)});
+  return params;
+}
+
+TEST(Boxes, CopyOverlapEqualsElementByElement) {
+  const Rng rng({2, RngPurpose::kTest, 1});
+  uint64_t draw = 0;
+  const auto pick = [&](int64_t below) {
+    return static_cast<int64_t>(rng.Words(0, draw++)[0] % static_cast<uint64_t>(below));
+  };
+  for (int trial = 0; trial < 200; ++trial) {
+    Shape global(1 + pick(3));
+    for (auto& extent : global) extent = 1 + pick(5);
+    const auto box = [&] {
+      Box b = WholeBox(global);
+      for (size_t d = 0; d < global.size(); ++d) {
+        b.offset[d] = pick(global[d] + 1);
+        b.extent[d] = pick(global[d] - b.offset[d] + 1);
+      }
+      return b;
+    };
+    const Box from = box(), to = box();
+    const auto flat = [&](const Box& b, int64_t i) {  // global index of element i of a box
+      Shape at(global.size());
+      for (size_t d = global.size(); d-- > 0; i /= b.extent[d]) at[d] = b.offset[d] + i % b.extent[d];
+      int64_t index = 0;
+      for (size_t d = 0; d < global.size(); ++d) index = index * global[d] + at[d];
+      return index;
+    };
+    const Tensor a = Tensor::Zeros({from.size()}, DType::kF32),
+                 b = Tensor::Zeros({to.size()}, trial % 2 == 0 ? DType::kF32 : DType::kF64);
+    std::map<int64_t, float> held;
+    for (int64_t i = 0; i < from.size(); ++i) held[flat(from, i)] = a.data<float>()[i] = static_cast<float>(i + 1);
+    CopyOverlap(a, from, b, to);
+    for (int64_t i = 0; i < to.size(); ++i) {
+      const auto at = held.find(flat(to, i));
+      const double got = trial % 2 == 0 ? static_cast<double>(b.data<float>()[i]) : b.data<double>()[i];
+      EXPECT_EQ(got, at == held.end() ? 0.0 : static_cast<double>(at->second))
+          << BoxString(from) << " to " << BoxString(to);
+    }
+  }
+}
+
+TEST(Sharder, EveryElementHasOneOwnerAtItsGranularity) {
+  const auto params = SomeParams();
+  std::vector<const Param*> pointers;
+  for (const Param& p : params) pointers.push_back(&p);
+  for (const auto granularity : {ShardGranularity::kElement, ShardGranularity::kRow, ShardGranularity::kMatrix}) {
+    for (const int ranks : {1, 2, 3, 8}) {
+      const ShardPlan plan =
+          PlanShards({.params = pointers, .ranks = ranks, .bucket_bytes = 4096, .granularity = granularity});
+      std::vector<int64_t> covered(params.size());
+      for (const Bucket& bucket : plan.buckets) {
+        int64_t total = 0, at = 0;
+        for (int rank = 0; rank < ranks; ++rank) {
+          total += bucket.counts[rank];
+          int64_t mine = 0;
+          for (const ShardPiece& piece : bucket.owned[rank]) {
+            EXPECT_EQ(piece.bucket_offset, at + mine);
+            mine += piece.end - piece.begin;
+            covered[piece.param] += piece.end - piece.begin;
+            const int64_t row = RowElements(params[piece.param].shape);
+            if (granularity == ShardGranularity::kRow) {
+              EXPECT_TRUE(piece.end % row == 0 || piece.end == params[piece.param].size());
+            }
+            if (granularity == ShardGranularity::kMatrix) {
+              EXPECT_TRUE(piece.end - piece.begin == params[piece.param].size());
+            }
+          }
+          EXPECT_EQ(mine, bucket.counts[rank]);
+          at += mine;
+        }
+        EXPECT_EQ(total, bucket.size);
+      }
+      for (size_t i = 0; i < params.size(); ++i) EXPECT_EQ(covered[i], params[i].size());
+    }
+  }
+}
+
+float FakeGrad(int rank, int micro, int param, int64_t i) {
+  return Rng({3, RngPurpose::kTest, static_cast<uint64_t>(param)})
+      .Normal(static_cast<uint64_t>(rank * 10 + micro), static_cast<uint64_t>(i));
+}
+
+// Two steps of w -= 0.1 g with made-up gradients; the weights of every rank afterwards.
+std::vector<std::vector<float>> Train(int ranks, int zero, int micros, DType compute) {
+  const auto params = SomeParams();
+  std::vector<std::vector<float>> weights(ranks);
+  const absl::Status status = RunThreadRanks(ranks, {}, [&](int rank, Communicator& world) -> absl::Status {
+    SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
+    std::vector<const Param*> pointers;
+    for (const Param& p : params) pointers.push_back(&p);
+    SHOAL_ASSIGN_OR_RETURN(
+        auto dp, DataParallel::Create(pointers, *mesh, {.zero_stage = zero, .compute = compute, .bucket_bytes = 4096}));
+    ThreadPool pool(1);
+    dp->InitializeWeights(pool, 5);
+    for (int step = 0; step < 2; ++step) {
+      dp->BeginStep();
+      for (int m = 0; m < micros; ++m) {
+        dp->BeginMicroBatch(m + 1 == micros ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
+        for (size_t i = params.size(); i-- > 0;) {
+          if (rank == 0 && i == 2) continue;  // this rank has nothing to give to it
+          const GradSink sink = dp->Grad(params[i]);
+          for (int64_t e = 0; e < params[i].size(); ++e) {
+            float& to = sink.grad.data<float>()[e];
+            to = FakeGrad(rank, m, static_cast<int>(i), e) + (sink.accumulate == ops::Accumulate::kAdd ? to : 0);
+          }
+          dp->Ready(params[i]);
+        }
+      }
+      SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
+      for (OwnedPiece& piece : dp->pieces()) {
+        for (int64_t e = 0; e < piece.master.size(); ++e)
+          piece.master.data<float>()[e] -= 0.1f * piece.grad.data<float>()[e];
+      }
+      SHOAL_RETURN_IF_ERROR(dp->PublishWeights(pool));
+    }
+    for (const Param& p : params) {
+      const Tensor w = dp->Weight(p);
+      for (int64_t e = 0; e < p.size(); ++e)
+        weights[rank].push_back(compute == DType::kF32 ? w.data<float>()[e]
+                                                       : static_cast<float>(w.data<BFloat16>()[e]));
+    }
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  return weights;
+}
+
+TEST(DataParallel, StagesAndRanksAgreeBitForBit) {
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    for (const int ranks : {1, 2, 3, 4}) {
+      for (const int micros : {1, 3}) {
+        const auto plain = Train(ranks, 0, micros, compute), sharded = Train(ranks, 1, micros, compute);
+        for (int rank = 0; rank < ranks; ++rank) {
+          EXPECT_EQ(plain[rank], plain[0]);
+          EXPECT_EQ(sharded[rank], plain[0]) << ranks << " ranks, " << micros << " micro-batches, rank " << rank;
+        }
+      }
+    }
+  }
+}
+
+TEST(DataParallel, SumsMicroBatchesThenRanksInOrder) {
+  const auto params = SomeParams();
+  const auto got = Train(3, 1, 2, DType::kF32)[1];
+  ThreadPool pool(1);
+  size_t at = 0;
+  for (size_t i = 0; i < params.size(); ++i) {
+    const Tensor start = Tensor::Zeros(params[i].shape, DType::kF32);
+    InitialValues(pool, params[i], 5, 0, start);
+    for (int64_t e = 0; e < params[i].size(); ++e, ++at) {
+      float sum = 0;
+      for (int rank = 0; rank < 3; ++rank) {
+        if (rank == 0 && i == 2) continue;
+        sum += FakeGrad(rank, 1, static_cast<int>(i), e) + FakeGrad(rank, 0, static_cast<int>(i), e);
+      }
+      float w = start.data<float>()[e];
+      for (int step = 0; step < 2; ++step) w -= 0.1f * sum;
+      ASSERT_EQ(got[at], w) << params[i].name << "[" << e << "]";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace shoal
