@@ -48,6 +48,8 @@ struct FlightRecorder::File {
 };
 
 absl::StatusOr<std::unique_ptr<FlightRecorder>> FlightRecorder::Open(const std::string& path, int rank, int size) {
+  std::error_code made;
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), made);  // open() says what is wrong
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0 || ::ftruncate(fd, sizeof(File)) != 0) {
     const int error = errno;

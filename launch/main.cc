@@ -1,7 +1,159 @@
-// The program: one dispatch on the first argument.
-#include <cstdio>
+// shoal: the program. Options are read here; what commands do is in launch/commands/.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <string>
+#include <vector>
 
-int main() {
-  std::fputs("usage: shoal COMMAND\n", stderr);
-  return 2;
+#include "launch/commands.h"
+
+namespace {
+
+using shoal::JobArgs;
+
+// Flags accept - and _: the name of a flag is read with -, its value stays as it is.
+std::vector<std::string> ReadArguments(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {  // CLI11 takes them from the last to the first
+    std::string argument = argv[i];
+    if (argument.rfind("--", 0) == 0)
+      std::replace(argument.begin(),
+                   argument.begin() + static_cast<int64_t>(std::min(argument.find('='), argument.size())), '_', '-');
+    arguments.push_back(argument);
+  }
+  return arguments;
+}
+
+void AddJob(CLI::App* app, JobArgs* job) {
+  app->add_option("job", job->job, "job file (protobuf text format)")->required();
+  app->add_option("--set", job->sets, "override a field: path.to.field=value; may be repeated")
+      ->expected(1)
+      ->take_all();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Shoal trains transformers on the ranks of an MPI job, or on threads of one process.", "shoal"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "shoal 0.1");
+  int code = 0;
+
+  auto* doctor = app.add_subcommand("doctor", "what this machine has, what is missing, what to install");
+  doctor->callback([&] { code = shoal::RunDoctor(); });
+
+  JobArgs validate_args;
+  auto* validate = app.add_subcommand("validate", "check a job file and print it with every default settled");
+  AddJob(validate, &validate_args);
+  validate->callback([&] { code = shoal::RunValidate(validate_args); });
+
+  JobArgs plan_args;
+  int plan_ranks = 1;
+  auto* plan = app.add_subcommand("plan", "memory and work per rank, before anything is launched");
+  AddJob(plan, &plan_args);
+  plan->add_option("--ranks", plan_ranks, "number of ranks to plan for")->check(CLI::PositiveNumber);
+  plan->callback([&] { code = shoal::RunPlan(plan_args, plan_ranks); });
+
+  shoal::TrainArgs train_args;
+  auto* train = app.add_subcommand("train", "train; run again, it resumes");
+  AddJob(train, &train_args.job);
+  train->add_option("--run-dir", train_args.run_dir, "run directory; default runs/<name>");
+  train->add_option("--local-ranks", train_args.local_ranks, "thread ranks of this process: single-node debug mode")
+      ->check(CLI::PositiveNumber);
+  train
+      ->add_option("--resume-with", train_args.resume_with, "accept that this field differs from the run's first start")
+      ->delimiter(',');
+  const auto alias = [&train_args, train](const char* flag, const std::string& field, const char* help) {
+    train->add_option_function<std::string>(
+        flag, [&train_args, field](const std::string& value) { train_args.job.sets.push_back(field + "=" + value); },
+        help);
+  };
+  const auto alias_flag = [&train_args, train](const char* flag, const std::string& field, const char* help) {
+    train->add_flag_function(
+        flag, [&train_args, field](int64_t) { train_args.job.sets.push_back(field + "=true"); }, help);
+  };
+  alias("--wait-for-debugger", "debug.wait_for_debugger", "rank that waits for a debugger (debug.wait_for_debugger)");
+  alias_flag("--check-numerics", "debug.check_numerics",
+             "search every output and gradient for NaN and infinity (debug.check_numerics)");
+  alias_flag("--overfit-one-batch", "debug.overfit_one_batch",
+             "train on the first batch only (debug.overfit_one_batch)");
+  train->callback([&] { code = shoal::RunTrain(train_args); });
+
+  std::string eval_run;
+  int64_t eval_tokens = 0;
+  auto* eval = app.add_subcommand("eval", "held-out loss of a run's best checkpoint, or of a named one");
+  eval->add_option("run", eval_run, "run directory or checkpoint")->required();
+  eval->add_option("--max-tokens", eval_tokens, "held-out tokens to look at; 0: all");
+  eval->callback([&] { code = shoal::RunEval(eval_run, eval_tokens); });
+
+  shoal::SampleArgs sample_args;
+  auto* sample = app.add_subcommand("sample", "text from a run's best checkpoint, or from a named one");
+  sample->add_option("run", sample_args.run, "run directory or checkpoint")->required();
+  sample->add_option("--prompt", sample_args.prompt, "text to continue");
+  sample->add_option("--tokens", sample_args.tokens, "how many tokens");
+  sample->add_option("--temperature", sample_args.temperature, "0: always the likeliest");
+  sample->add_option("--top-k", sample_args.top_k, "only the k likeliest; 0: all");
+  sample->add_option("--top-p", sample_args.top_p, "only the likeliest that together reach p");
+  sample->add_option("--seed", sample_args.seed, "equal seeds give equal text");
+  sample->callback([&] { code = shoal::RunSample(sample_args); });
+
+  auto* data = app.add_subcommand("data", "make and look at datasets");
+  data->require_subcommand(1);
+  std::vector<std::string> build_inputs;
+  std::string build_out, info_path;
+  auto* build = data->add_subcommand(
+      "build", "files, folders and JSONL (.jsonl, .gz, .zst) to PREFIX.bin/.idx, one token per byte");
+  build->add_option("--out", build_out, "PREFIX")->required();
+  build->add_option("inputs", build_inputs, "files and folders")->required();
+  build->callback([&] { code = shoal::RunDataBuild(build_inputs, build_out); });
+  auto* info = data->add_subcommand("info", "documents, tokens and lengths of a dataset");
+  info->add_option("dataset", info_path, "PREFIX of .bin/.idx, or an llm.c .bin")->required();
+  info->callback([&] { code = shoal::RunDataInfo(info_path); });
+
+  std::string convert_from, convert_to;
+  auto* convert = app.add_subcommand("convert", "a checkpoint's weights to one safetensors file");
+  convert->add_option("run", convert_from, "run directory or checkpoint")->required();
+  convert->add_option("file", convert_to, "the .safetensors file to write")->required();
+  convert->callback([&] { code = shoal::RunConvert(convert_from, convert_to); });
+
+  std::string stop_run, inspect_path, diff_a, diff_b, report_run, hang_run;
+  auto* stop = app.add_subcommand("stop", "ask a run to save and stop at its next step");
+  stop->add_option("run", stop_run, "run directory")->required();
+  stop->callback([&] { code = shoal::RunStop(stop_run); });
+  auto* inspect = app.add_subcommand("inspect", "tensors, norms and counters of a checkpoint");
+  inspect->add_option("run", inspect_path, "run directory or checkpoint")->required();
+  inspect->callback([&] { code = shoal::RunInspect(inspect_path); });
+  auto* diff = app.add_subcommand("diff", "how two checkpoints differ");
+  diff->add_option("a", diff_a, "run directory or checkpoint")->required();
+  diff->add_option("b", diff_b, "run directory or checkpoint")->required();
+  diff->callback([&] { code = shoal::RunDiff(diff_a, diff_b); });
+  auto* report = app.add_subcommand("report", "write RUN/report.html");
+  report->add_option("run", report_run, "run directory")->required();
+  report->callback([&] { code = shoal::RunReport(report_run); });
+  auto* hang = app.add_subcommand("why-hang", "merge the flight records of a run and name the culprit");
+  hang->add_option("run", hang_run, "run directory")->required();
+  hang->callback([&] { code = shoal::RunWhyHang(hang_run); });
+
+  shoal::BenchArgs bench_args;
+  auto* bench = app.add_subcommand("bench", "one measurement as a line of JSON");
+  bench->add_option("what", bench_args.what, "probe, step or attention")
+      ->required()
+      ->check(CLI::IsMember({"probe", "step", "attention"}));
+  bench->add_option("job", bench_args.job.job, "job file, for step");
+  bench->add_option("--set", bench_args.job.sets, "override a field of the job")->expected(1)->take_all();
+  bench->add_option("--threads", bench_args.threads, "threads per rank")->check(CLI::PositiveNumber);
+  bench->add_option("--warmup", bench_args.warmup, "steps not measured");
+  bench->add_option("--steps", bench_args.steps, "steps measured")->check(CLI::PositiveNumber);
+  bench->add_option("--tokens", bench_args.tokens, "of attention");
+  bench->add_option("--heads", bench_args.heads, "of attention");
+  bench->add_option("--head-size", bench_args.head_size, "of attention");
+  bench->callback([&] { code = shoal::RunBench(bench_args); });
+
+  try {
+    app.parse(ReadArguments(argc, argv));
+  } catch (const CLI::ParseError& e) {
+    const int shown = app.exit(e);
+    return shown == 0 ? 0 : 2;
+  }
+  return code;
 }

@@ -1,0 +1,58 @@
+// The commands of the program: what the command line gave, and what runs. Every function returns the exit code.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace shoal {
+
+struct JobArgs {
+  std::string job;  // path
+  std::vector<std::string> sets;
+};
+
+struct TrainArgs {
+  JobArgs job;
+  std::string run_dir;  // empty: runs/<name>
+  int local_ranks = 0;  // 0: the launcher's, or one
+  std::vector<std::string> resume_with;
+};
+int RunTrain(const TrainArgs& args);
+int RunValidate(const JobArgs& args);
+int RunPlan(const JobArgs& args, int ranks);
+
+struct SampleArgs {
+  std::string run;  // run directory or checkpoint
+  std::optional<std::string> prompt;
+  std::optional<int> tokens, top_k;
+  std::optional<double> temperature, top_p;
+  std::optional<uint64_t> seed;
+};
+int RunSample(const SampleArgs& args);
+int RunEval(const std::string& run, int64_t max_tokens);
+
+int RunDataBuild(const std::vector<std::string>& inputs, const std::string& out);
+int RunDataInfo(const std::string& path);
+int RunInspect(const std::string& path);
+int RunDiff(const std::string& a, const std::string& b);
+int RunConvert(const std::string& from, const std::string& to);
+int RunReport(const std::string& run);
+int RunStop(const std::string& run);
+int RunWhyHang(const std::string& run);
+int RunDoctor();
+
+struct BenchArgs {
+  std::string what;  // probe | step | attention
+  JobArgs job;
+  int threads = 2, warmup = 2, steps = 5;
+  int64_t tokens = 16384, heads = 1, head_size = 64;
+};
+int RunBench(const BenchArgs& args);
+
+// Prints `status` to stderr and returns its exit code.
+int Fail(const absl::Status& status);
+
+}  // namespace shoal

@@ -1,0 +1,77 @@
+// data, inspect, diff, convert, report, stop, why-hang: what needs files only.
+#include <algorithm>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "comm/flight_recorder.h"
+#include "launch/commands.h"
+#include "launch/stop_request.h"
+#include "parallel/checkpoint/checkpoint_reader.h"
+#include "runtime/base/file_system.h"
+#include "runtime/data/dataset_builder.h"
+#include "runtime/data/indexed_dataset.h"
+#include "runtime/obs/report.h"
+
+namespace shoal {
+namespace {
+
+int Print(const absl::StatusOr<std::string>& text) {
+  if (!text.ok()) return Fail(text.status());
+  std::cout << *text;
+  return 0;
+}
+
+}  // namespace
+
+int RunDataBuild(const std::vector<std::string>& inputs, const std::string& out) {
+  const auto report = BuildDataset(PosixFiles(), inputs, out);
+  if (!report.ok()) return Fail(report.status());
+  std::cout << out << ".bin/.idx: " << report->Text() << "\n";
+  return 0;
+}
+
+int RunDataInfo(const std::string& path) {
+  const auto dataset = TokenDataset::Open(path);
+  if (!dataset.ok()) return Fail(dataset.status());
+  BuildReport report;
+  report.documents = (*dataset)->documents();
+  report.tokens = (*dataset)->tokens();
+  for (int64_t d = 0; d < report.documents; ++d) report.lengths.push_back(static_cast<int32_t>((*dataset)->length(d)));
+  std::sort(report.lengths.begin(), report.lengths.end());
+  std::cout << path << ": " << report.Text() << "\n";
+  return 0;
+}
+
+int RunInspect(const std::string& path) { return Print(InspectCheckpoint(path)); }
+int RunDiff(const std::string& a, const std::string& b) { return Print(DiffCheckpoints(a, b)); }
+
+int RunConvert(const std::string& from, const std::string& to) {
+  const absl::Status status = ExportWeights(from, to);
+  if (!status.ok()) return Fail(status);
+  std::cout << to << " holds the weights of " << from << "\n";
+  return 0;
+}
+
+int RunReport(const std::string& run) {
+  const absl::Status status = WriteReport(run);
+  if (!status.ok()) return Fail(status);
+  std::cout << run << "/report.html\n";
+  return 0;
+}
+
+int RunStop(const std::string& run) {
+  auto state = PosixFiles().Read(run + "/state");
+  if (!state.ok())
+    return Fail(absl::InvalidArgumentError(absl::StrCat(run, " is no run directory: ", state.status().message())));
+  if (*state != "running\n")
+    return Fail(absl::InvalidArgumentError(absl::StrCat(run, " is not running; its state is: ", *state)));
+  if (!LeaveStopFile(run)) return Fail(absl::InternalError(absl::StrCat(run, "/stop cannot be written")));
+  std::cout << "asked; the run stops and saves at its next step boundary\n";
+  return 0;
+}
+
+int RunWhyHang(const std::string& run) {
+  return Print(WhyHang(PosixFiles().Exists(run + "/flight") ? run + "/flight" : run));
+}
+
+}  // namespace shoal

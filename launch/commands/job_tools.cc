@@ -1,0 +1,161 @@
+// validate, plan, sample, eval: what needs a job and at most one rank.
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+#include "comm/world.h"
+#include "launch/batch_on_device.h"
+#include "launch/commands.h"
+#include "launch/config_loader.h"
+#include "launch/predict.h"
+#include "launch/resolve.h"
+#include "models/sampling.h"
+#include "models/transformer_spec.h"
+#include "parallel/checkpoint/checkpoint_reader.h"
+#include "runtime/base/file_system.h"
+#include "runtime/base/status.h"
+#include "runtime/base/str.h"
+#include "runtime/data/loader.h"
+#include "runtime/module/local_params.h"
+
+namespace shoal {
+
+int Fail(const absl::Status& status) {
+  std::cerr << status.message() << std::endl;
+  return static_cast<int>(ExitCodeFor(status));
+}
+
+int RunValidate(const JobArgs& args) {
+  auto loaded = LoadJob(args.job, args.sets);
+  if (!loaded.ok()) return Fail(loaded.status());
+  const auto job = ResolveJob(*loaded, 0);
+  if (!job.ok()) return Fail(job.status());
+  std::cout << JobText(*job) << "# " << args.job << " is valid\n";
+  return 0;
+}
+
+int RunPlan(const JobArgs& args, int ranks) {
+  auto loaded = LoadJob(args.job, args.sets);
+  if (!loaded.ok()) return Fail(loaded.status());
+  auto job = ResolveJob(*loaded, ranks);
+  if (!job.ok()) return Fail(job.status());
+  job->mutable_runtime()->set_compute(SettleCompute(*job).compute);
+  const auto& t = job->model().transformer();
+  const Prediction p = PredictMemory(*job, ranks);
+  ThreadPool pool(1);
+  const double peak = MeasureSgemmPeak(pool);
+  const auto line = [](const char* what, int64_t bytes) {
+    std::cout << absl::StrFormat("  %-34s %12s\n", what, HumanBytes(static_cast<double>(bytes)));
+  };
+  std::cout << absl::StrFormat("model: %d parameters, %d layers, width %d, %d heads, vocabulary %d\n",
+                               ParameterCount(t), t.layers(), t.width(), t.heads(), t.vocabulary())
+            << "memory of one of " << ranks << " ranks, largest micro-batch of " << p.micro_tokens << " tokens:\n";
+  line("weights", p.weights);
+  line("gradients", p.gradients);
+  line("fp32 masters", p.masters);
+  line("optimizer state", p.optimizer);
+  line("activations (saved for backward)", p.saved);
+  line("activations (peak)", p.activations);
+  line("program", p.program);
+  line("total", p.total());
+  const double flops = p.cost.matmul_flops + p.cost.attention_flops;
+  std::cout << absl::StrFormat(
+      "one micro-batch: %.3g FLOPs of products, %.3g of attention; at the %.1f GFLOP/s that one core here does on "
+      "1024^3: %.2f s on one core\n",
+      p.cost.matmul_flops, p.cost.attention_flops, peak / 1e9, flops / peak);
+  return 0;
+}
+
+namespace {
+
+// A checkpointed model, ready to run on this process alone.
+struct Restored {
+  config::Job job;
+  std::unique_ptr<Transformer> model;
+  std::unique_ptr<LocalParams> params;
+  std::unique_ptr<Arena> arena;
+  std::unique_ptr<ThreadPool> pool;
+  std::string folder;
+  StepContext::Options Options() const {
+    return {.ops = {.pool = pool.get()}, .arena = arena.get(), .params = params.get(), .mode = Mode::kEval};
+  }
+};
+
+absl::StatusOr<Restored> Restore(const std::string& run) {
+  Restored r;
+  SHOAL_ASSIGN_OR_RETURN(r.folder, FindCheckpoint(run));
+  // The job stands in the run directory, two folders above its checkpoints.
+  std::string job_path = run + "/job.textproto";
+  for (const char* up : {"/../job.textproto", "/../../job.textproto"}) {
+    if (!PosixFiles().Exists(job_path)) job_path = r.folder + up;
+  }
+  SHOAL_ASSIGN_OR_RETURN(LoadedJob loaded, LoadJob(job_path, {}));
+  r.job = loaded.job;
+  r.model = std::make_unique<Transformer>(r.job.model().transformer());
+  r.params = std::make_unique<LocalParams>(r.model->params(), DType::kF32);
+  r.pool = std::make_unique<ThreadPool>(std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+  SHOAL_ASSIGN_OR_RETURN(r.arena, Arena::Create(int64_t{64} << 30, DeviceKind::kCpu));
+  SHOAL_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(r.folder));
+  OpContext ops{.pool = r.pool.get()};
+  for (const Param* param : r.model->params()) {
+    SHOAL_ASSIGN_OR_RETURN(const Tensor values, reader.Read(param->name));
+    if (values.shape() != param->shape) {
+      return absl::DataLossError(absl::StrCat(r.folder, ": tensor '", param->name, "' has shape ",
+                                              ShapeString(values.shape()), ", the job's model ",
+                                              ShapeString(param->shape)));
+    }
+    ops::Copy(ops, values, r.params->Weight(*param));
+  }
+  return r;
+}
+
+}  // namespace
+
+int RunSample(const SampleArgs& args) {
+  auto restored = Restore(args.run);
+  if (!restored.ok()) return Fail(restored.status());
+  const auto& config = restored->job.sample();
+  if (restored->job.model().transformer().vocabulary() > 256) {
+    return Fail(absl::InvalidArgumentError(
+        "sample prints bytes; this model's tokenizer is not the byte tokenizer (vocabulary above 256)"));
+  }
+  const std::string prompt = args.prompt.value_or(config.has_prompt() ? config.prompt() : "\n");
+  if (prompt.empty()) return Fail(absl::InvalidArgumentError("--prompt is empty; give at least one character"));
+  std::vector<int32_t> tokens;
+  for (const char c : prompt) tokens.push_back(static_cast<uint8_t>(c));
+  const SamplingOptions options{args.temperature.value_or(config.temperature()), args.top_k.value_or(config.top_k()),
+                                args.top_p.value_or(config.top_p()), args.seed.value_or(config.seed())};
+  std::string text = prompt;
+  for (const int32_t token :
+       Generate(*restored->model, restored->Options(), tokens, args.tokens.value_or(config.tokens()),
+                restored->job.data().max_tokens(), options)) {
+    text += static_cast<char>(token);
+  }
+  std::cout << text << std::endl;
+  return 0;
+}
+
+int RunEval(const std::string& run, int64_t max_tokens) {
+  auto restored = Restore(run);
+  if (!restored.ok()) return Fail(restored.status());
+  auto data = TrainingData::Open(restored->job.data(), restored->job.model().transformer().vocabulary());
+  if (!data.ok()) return Fail(data.status());
+  double sum = 0, count = 0;
+  for (const MicroBatch& micro :
+       HeldOutBatches(**data, max_tokens, std::max<int64_t>((*data)->longest(), 4096), 0, 1)) {
+    StepContext ctx(restored->Options());
+    restored->model->Forward(ctx, ToBatch(micro));
+    sum += ctx.losses().at("loss").first;
+    count += ctx.losses().at("loss").second;
+    ctx.DropFrames(0);
+    restored->arena->Rewind(0);
+  }
+  if (count == 0) return Fail(absl::NotFoundError("data.held_out is 0 in this job: nothing to evaluate on"));
+  std::cout << absl::StrFormat("%s: held-out loss %.6f over %d tokens, perplexity %.4f\n", restored->folder,
+                               sum / count, static_cast<int64_t>(count), std::exp(sum / count));
+  return 0;
+}
+
+}  // namespace shoal

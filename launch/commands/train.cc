@@ -1,0 +1,142 @@
+#include <unistd.h>
+
+#include <chrono>
+#include <iostream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "comm/world.h"
+#include "launch/commands.h"
+#include "launch/config_loader.h"
+#include "launch/rank_setup.h"
+#include "launch/resolve.h"
+#include "launch/run_dir.h"
+#include "launch/stop_request.h"
+#include "launch/trainer.h"
+#include "runtime/base/status.h"
+
+namespace shoal {
+namespace {
+
+CommOptions CommOptionsOf(const config::Job& job, const std::string& run_dir) {
+  CommOptions options;
+  options.deadline = absl::Seconds(job.comm().deadline_seconds());
+  options.flight_dir = run_dir + "/flight";
+  options.check = job.comm().check_calls() ? CommOptions::Check::kOn : CommOptions::Check::kOff;
+  return options;
+}
+
+// Where debuggers come in: the rank waits until one has set `go`.
+void WaitForDebugger(const config::Job& job, int rank) {
+  if (job.debug().wait_for_debugger() != rank) return;
+  volatile bool go = false;
+  std::cerr << "rank " << rank << " waits: gdb -p " << ::getpid()
+            << ", then in this frame `set var go = 1` and `continue`" << std::endl;
+  while (!go) std::this_thread::sleep_for(std::chrono::milliseconds(200));
+}
+
+// Rank 0's part before training: lock, resume check, files.
+absl::StatusOr<std::unique_ptr<RunDir>> PrepareRunDir(const TrainArgs& args, const config::Job& job,
+                                                      const std::string& path) {
+  SHOAL_ASSIGN_OR_RETURN(auto run, RunDir::Open(path));
+  config::Job before;
+  SHOAL_ASSIGN_OR_RETURN(const bool resumes, run->ReadJob(&before));
+  if (resumes) {
+    const auto changes = ResultChanges(before, job, args.resume_with);
+    if (!changes.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "run directory ", path, " was started with another job; fields that affect results differ:\n  ",
+          absl::StrJoin(changes, "\n  "), "\nTake another --run_dir, or accept a change with --resume_with FIELD"));
+    }
+  }
+  SHOAL_RETURN_IF_ERROR(run->WriteJob(job));
+  RemoveStopFile(path);
+  SHOAL_RETURN_IF_ERROR(run->WriteState("running"));
+  return run;
+}
+
+absl::Status TrainRank(const TrainArgs& args, const config::Job& job, const std::string& run_dir,
+                       const std::string& how_to_stop, Communicator& world) {
+  WaitForDebugger(job, world.rank());
+  std::unique_ptr<RunDir> run;
+  absl::Status prepared;
+  if (world.rank() == 0) {
+    auto opened = PrepareRunDir(args, job, run_dir);
+    prepared = opened.status();
+    if (opened.ok()) run = *std::move(opened);
+  }
+  SHOAL_ASSIGN_OR_RETURN(const auto ready,
+                         AllReduceValues(world, {prepared.ok() ? 1.0 : 0.0}, ReduceOp::kMax, {.tag = "run directory"}));
+  if (ready[0] == 0)
+    return world.rank() == 0 ? prepared : absl::UnavailableError("rank 0 could not open the run directory");
+  SHOAL_RETURN_IF_ERROR(CheckRanksFitTogether(world, job, run_dir));
+  std::string warning;
+  SHOAL_ASSIGN_OR_RETURN(RankContext rank, MakeRankContext(world, job, &warning));
+  const bool talks = world.rank() == 0;
+  if (talks) {
+    if (!warning.empty()) std::cout << warning << "\n";
+    const std::string compute = job.runtime().compute() == config::RuntimeConfig::BF16 ? "bf16" : "fp32";
+    std::cout << "run directory " << run_dir << ", " << world.size() << " ranks x " << rank.pool->threads()
+              << " threads, " << compute << "\n"
+              << how_to_stop << std::endl;
+    SHOAL_RETURN_IF_ERROR(run->WriteEnvironment(world.size(), rank.pool->threads(), compute));
+  }
+  TrainerOptions options{.job = job, .run_dir = run_dir};
+  const auto outcome = Train(rank, world, options);
+  if (!talks) return outcome.status();
+  const std::string state = !outcome.ok() ? absl::StrCat("failed: ", outcome.status().message())
+                            : outcome->end == TrainOutcome::End::kFinished
+                                ? std::string("finished")
+                                : absl::StrCat("stopped at step ", outcome->step);
+  const absl::Status written = run->WriteState(state);
+  if (!outcome.ok()) return outcome.status();
+  std::cout << state << (outcome->end == TrainOutcome::End::kFinished ? absl::StrCat(" at step ", outcome->step) : "")
+            << ", loss " << outcome->last_loss << ", held-out loss " << outcome->eval_loss << "\n"
+            << "next: shoal report " << run_dir << "; shoal sample " << run_dir << std::endl;
+  return written;
+}
+
+}  // namespace
+
+int RunTrain(const TrainArgs& args) {
+  auto loaded = LoadJob(args.job.job, args.job.sets);
+  if (!loaded.ok()) return Fail(loaded.status());
+  auto job = ResolveJob(*loaded, args.local_ranks);
+  if (!job.ok()) return Fail(job.status());
+  const ComputeChoice choice = SettleCompute(*job);
+  job->mutable_runtime()->set_compute(choice.compute);
+  const std::string run_dir = args.run_dir.empty() ? "runs/" + job->name() : args.run_dir;
+  const CommOptions options = CommOptionsOf(*job, run_dir);
+  const bool mpi = args.local_ranks == 0 && UnderMpiLauncher();
+  InstallStopSignals(mpi ? DirectSignals::kLeave : DirectSignals::kHandle);
+  const std::string how_to_stop =
+      absl::StrCat("to stop and save: shoal stop ", run_dir, mpi ? ", or SIGUSR1 to mpirun" : ", or Ctrl-C");
+  if (!mpi) {
+    if (!choice.reason.empty()) std::cout << choice.reason << "\n";
+    if (job->comm().fake()) {
+      const auto world = FakeWorld(0, std::max(1, args.local_ranks));
+      const absl::Status status = TrainRank(args, *job, run_dir, how_to_stop, *world);
+      return status.ok() ? 0 : Fail(status);
+    }
+    const absl::Status status = RunThreadRanks(std::max(1, args.local_ranks), options, [&](int, Communicator& world) {
+      return TrainRank(args, *job, run_dir, how_to_stop, world);
+    });
+    return status.ok() ? 0 : Fail(status);
+  }
+  auto world = MpiWorld(options);
+  if (!world.ok()) AbortJob(Fail(world.status()));
+  if ((*world)->rank() == 0 && !choice.reason.empty()) std::cout << choice.reason << "\n";
+  const absl::Status status = TrainRank(args, *job, run_dir, how_to_stop, **world);
+  if (!status.ok()) {
+    // What all ranks share is said once: rank 0's abort ends the others while they wait.
+    if ((*world)->rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    if ((*world)->rank() != 0) std::cerr << "rank " << (*world)->rank() << ": ";
+    AbortJob(Fail(status));
+  }
+  world->reset();
+  FinalizeMpi();
+  return 0;
+}
+
+}  // namespace shoal

@@ -1,0 +1,152 @@
+#include "launch/resolve.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "models/transformer_spec.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+#include "runtime/base/status.h"
+
+namespace shoal {
+namespace {
+
+class Checker {
+ public:
+  explicit Checker(const LoadedJob& loaded) : places_(loaded.places) {}
+  // A message that begins with the field's path gets that field's place, or its nearest group's.
+  void Add(const std::string& message) {
+    std::string field = message.substr(0, message.find_first_of(" :"));
+    for (;;) {
+      const auto at = places_.find(field);
+      if (at != places_.end()) return errors_.Add(at->second, message);
+      const size_t dot = field.rfind('.');
+      if (dot == std::string::npos) return errors_.Add("", message);
+      field.resize(dot);
+    }
+  }
+  void AddAll(const absl::Status& status) {
+    if (status.ok()) return;
+    for (const auto line : absl::StrSplit(status.message(), '\n')) Add(std::string(line));
+  }
+  void Positive(const char* field, double value) {
+    if (value <= 0) Add(absl::StrCat(field, " is ", value, "; it must be above 0"));
+  }
+  absl::Status Result() const { return errors_.Result(); }
+
+ private:
+  const FieldPlaces& places_;
+  ConfigErrors errors_;
+};
+
+void CheckSize(Checker& check, const char* field, const config::Size& size) {
+  switch (size.unit_case()) {
+    case config::Size::kTokens:
+      return check.Positive((std::string(field) + ".tokens").c_str(), static_cast<double>(size.tokens()));
+    case config::Size::kSequences:
+      return check.Positive((std::string(field) + ".sequences").c_str(), static_cast<double>(size.sequences()));
+    case config::Size::kImages:
+      return check.Add(
+          absl::StrCat(field, ".images is for image models; a transformer's batch is tokens or sequences"));
+    case config::Size::UNIT_NOT_SET:
+      return check.Add(absl::StrCat(field, " names no unit; write ", field, " { tokens: 8192 } or { sequences: 8 }"));
+  }
+}
+
+void CheckDuration(Checker& check, const char* field, const config::Duration& d) {
+  if (d.unit_case() == config::Duration::UNIT_NOT_SET)
+    check.Add(absl::StrCat(field, " names no unit; write ", field, " { steps: 1000 }, or samples, tokens, epochs"));
+  else
+    check.Positive(field, Length(d));
+}
+
+}  // namespace
+
+absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
+  config::Job job = loaded.job;
+  Checker check(loaded);
+  if (job.data().max_tokens() < 1)
+    check.Add(absl::StrCat("data.max_tokens is ", job.data().max_tokens(), "; it needs 1 or more"));
+  if (job.data().held_out() < 0 || job.data().held_out() >= 1)
+    check.Add(absl::StrCat("data.held_out is ", job.data().held_out(), "; it lies in [0, 1)"));
+  if (job.data().dataset_size() == 0)
+    check.Add(
+        "data.dataset is not given; build one with `shoal data build --out PREFIX FILES...` and write dataset { path: "
+        "\"PREFIX\" }");
+  for (const auto& dataset : job.data().dataset()) {
+    if (dataset.path().empty()) check.Add("data.dataset.path is not set; it names a .bin/.idx pair");
+    if (dataset.weight() <= 0)
+      check.Add(absl::StrCat("data.dataset.weight is ", dataset.weight(), "; it must be above 0"));
+  }
+  if (!job.model().has_transformer()) {
+    check.Add(
+        "model.transformer is not given; write model { transformer { preset: GPT2 layers: 4 width: 256 heads: 4 } }");
+  } else if (auto resolved = ResolveTransformer(job.model().transformer(), job.data().max_tokens()); resolved.ok()) {
+    *job.mutable_model()->mutable_transformer() = *resolved;
+  } else {
+    check.AddAll(resolved.status());
+  }
+  if (!job.has_global_batch())
+    check.Add("global_batch is not given; write global_batch { tokens: 8192 }");
+  else
+    CheckSize(check, "global_batch", job.global_batch());
+  if (job.has_micro_batch()) {
+    CheckSize(check, "micro_batch", job.micro_batch());
+    if (job.micro_batch().has_tokens() && job.micro_batch().tokens() < job.data().max_tokens()) {
+      check.Add(absl::StrCat("micro_batch.tokens is ", job.micro_batch().tokens(), " and data.max_tokens is ",
+                             job.data().max_tokens(), "; a micro-batch must hold the longest sequence: take at least ",
+                             job.data().max_tokens()));
+    }
+  }
+  if (!job.has_duration())
+    check.Add("duration is not given; write duration { steps: 1000 }");
+  else
+    CheckDuration(check, "duration", job.duration());
+  if (job.optim().schedule().has_warmup())
+    CheckDuration(check, "optim.schedule.warmup", job.optim().schedule().warmup());
+  if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every());
+  if (job.eval().has_every()) CheckDuration(check, "eval.every", job.eval().every());
+  check.AddAll(MakeOptimizer(job.optim()).status());
+  const double final_ratio = job.optim().schedule().final_ratio();
+  if (final_ratio < 0 || final_ratio > 1)
+    check.Add(absl::StrCat("optim.schedule.final_ratio is ", final_ratio, "; it lies in [0, 1]"));
+  if (job.parallel().zero() < 0 || job.parallel().zero() > 1) {
+    check.Add(absl::StrCat("parallel.zero is ", job.parallel().zero(),
+                           "; this build has stages 0 and 1, the nearest is ",
+                           std::clamp(job.parallel().zero(), 0, 1)));
+  }
+  if (job.runtime().device() == config::RuntimeConfig::CUDA)
+    check.Add("runtime.device is CUDA, but this build has no CUDA back end; take runtime.device: CPU");
+  if (job.runtime().has_threads_per_rank() && job.runtime().threads_per_rank() < 1)
+    check.Add(absl::StrCat("runtime.threads_per_rank is ", job.runtime().threads_per_rank(), "; it needs 1 or more"));
+  if (job.comm().deadline_seconds() <= 0)
+    check.Add(absl::StrCat("comm.deadline_seconds is ", job.comm().deadline_seconds(), "; it must be above 0"));
+  if (job.comm().bucket_mib() <= 0)
+    check.Add(absl::StrCat("comm.bucket_mib is ", job.comm().bucket_mib(), "; it must be above 0"));
+  if (job.checkpoint().keep() < 1)
+    check.Add(absl::StrCat("checkpoint.keep is ", job.checkpoint().keep(), "; it needs 1 or more"));
+  if (job.log().every_steps() < 1)
+    check.Add(absl::StrCat("log.every_steps is ", job.log().every_steps(), "; it needs 1 or more"));
+  if (ranks > 0 && job.global_batch().has_sequences() && job.global_batch().sequences() < ranks) {
+    check.Add(absl::StrCat("global_batch.sequences is ", job.global_batch().sequences(), " and the job has ", ranks,
+                           " ranks; every rank needs a sequence: take at least ", ranks));
+  }
+  // What no code reads must not be silently ignored.
+  if (job.log().trace()) check.Add("log.trace is true, but this build writes no traces yet; remove it");
+  if (!job.debug().grad_check().empty())
+    check.Add(
+        "debug.grad_check is set, but the trainer has no such check yet; the gradient table in tests/models covers "
+        "every module");
+  SHOAL_RETURN_IF_ERROR(check.Result());
+  return job;
+}
+
+ComputeChoice SettleCompute(const config::Job& job) {
+  const auto asked = job.runtime().compute();
+  if (asked != config::RuntimeConfig::AUTO) return {asked, ""};
+  return {config::RuntimeConfig::FP32,
+          "compute: auto takes fp32: this build multiplies bf16 by widening to fp32, which is not faster"};
+}
+
+}  // namespace shoal

@@ -1,0 +1,35 @@
+// The run directory: one writer, one state.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "launch/job.pb.h"
+
+namespace shoal {
+
+class RunDir {
+ public:
+  // Makes the folder and takes its lock. EnvironmentError when another live process holds it (host and pid are named).
+  // A lock left by a dead process of this host is taken over.
+  static absl::StatusOr<std::unique_ptr<RunDir>> Open(const std::string& path);
+  ~RunDir();  // gives the lock back
+  const std::string& path() const { return path_; }
+  std::string File(const std::string& name) const { return path_ + "/" + name; }
+  // "running", "finished", "stopped at step N", "failed: ...".
+  absl::Status WriteState(const std::string& state);
+  // The job of an earlier start, if any.
+  absl::StatusOr<bool> ReadJob(config::Job* job) const;
+  absl::Status WriteJob(const config::Job& job);
+  absl::Status WriteEnvironment(int ranks, int threads_per_rank, const std::string& compute);
+
+ private:
+  explicit RunDir(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+};
+
+std::string HostName();
+std::string BuildId();  // version, compiler, libraries: equal on all ranks of a job
+
+}  // namespace shoal

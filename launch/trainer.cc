@@ -1,0 +1,375 @@
+#include "launch/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <limits>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "launch/batch_on_device.h"
+#include "launch/predict.h"
+#include "launch/progress_state.h"
+#include "launch/stop_request.h"
+#include "models/transformer.h"
+#include "models/transformer_spec.h"
+#include "models/weights_file.h"
+#include "optim/guard.h"
+#include "optim/optimizer.h"
+#include "optim/optimizer_state.h"
+#include "optim/schedule.h"
+#include "parallel/checkpoint/checkpoint_store.h"
+#include "parallel/data_parallel.h"
+#include "parallel/mesh.h"
+#include "runtime/base/file_system.h"
+#include "runtime/base/status.h"
+#include "runtime/base/str.h"
+#include "runtime/data/loader.h"
+#include "runtime/module/local_params.h"
+#include "runtime/module/step_context.h"
+#include "runtime/obs/metrics_log.h"
+
+namespace shoal {
+namespace {
+
+double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+DType ComputeType(const config::Job& job) {
+  return job.runtime().compute() == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
+}
+
+// True when a multiple of `every` lies in (before, after].
+bool Crossed(const config::Duration& every, const RunProgress& before, const RunProgress& after) {
+  const double length = Length(every);
+  return length > 0 && std::floor(after.In(every) / length) > std::floor(before.In(every) / length);
+}
+
+class Trainer {
+ public:
+  Trainer(RankContext& rank, Communicator& world, const TrainerOptions& options)
+      : rank_(rank), world_(world), options_(options), job_(options.job), guard_(job_.optim().guard()) {}
+
+  absl::StatusOr<TrainOutcome> Run() {
+    SHOAL_RETURN_IF_ERROR(SetUp());
+    if (job_.has_eval() && job_.eval().has_every()) eval_every_ = job_.eval().every();
+    TrainOutcome outcome;
+    bool stop = false;
+    while (!stop && Progress().In(job_.duration()) < Length(job_.duration())) {
+      SHOAL_ASSIGN_OR_RETURN(stop, Step());
+    }
+    outcome.end = stop ? TrainOutcome::End::kStopped : TrainOutcome::End::kFinished;
+    if (!stop && evaluated_step_ != progress_.step) SHOAL_RETURN_IF_ERROR(Evaluate());
+    SHOAL_RETURN_IF_ERROR(Save());
+    if (store_ != nullptr) SHOAL_RETURN_IF_ERROR(store_->Wait());
+    outcome.step = progress_.step;
+    outcome.last_loss = last_.loss;
+    outcome.eval_loss = eval_loss_;
+    if (options_.weights != nullptr) {
+      for (const Param* param : model_->params()) {
+        const Tensor w = dp_->Weight(*param);
+        options_.weights->append(static_cast<const char*>(w.raw()), static_cast<size_t>(w.bytes()));
+      }
+    }
+    return outcome;
+  }
+
+ private:
+  bool first() const { return world_.rank() == 0; }
+  bool talks() const { return first() && options_.console == TrainerOptions::Console::kStepLines; }
+  void Say(const std::string& line) const {
+    if (talks()) std::cout << line << std::endl;
+  }
+
+  RunProgress Progress() const {
+    return {progress_.step, progress_.position, progress_.tokens,
+            static_cast<double>(progress_.position) / static_cast<double>(data_->epoch_samples())};
+  }
+
+  absl::Status SetUp() {
+    SHOAL_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, {}));
+    const auto& transformer = job_.model().transformer();
+    SHOAL_ASSIGN_OR_RETURN(data_, TrainingData::Open(job_.data(), transformer.vocabulary()));
+    Say("data: " + data_->Summary());
+    const bool recompute = job_.parallel().recompute() == config::ParallelConfig::BLOCK;
+    model_ = std::make_unique<Transformer>(transformer, recompute ? RecomputeBlocks::kYes : RecomputeBlocks::kNo);
+    SHOAL_ASSIGN_OR_RETURN(optimizer_, MakeOptimizer(job_.optim()));
+    SHOAL_ASSIGN_OR_RETURN(
+        dp_, DataParallel::Create(model_->params(), *mesh_,
+                                  {.zero_stage = job_.parallel().zero(),
+                                   .compute = ComputeType(job_),
+                                   .bucket_bytes = static_cast<int64_t>(job_.comm().bucket_mib() * (1 << 20)),
+                                   .granularity = optimizer_->granularity()}));
+    state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kCpu);
+    const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
+    SHOAL_ASSIGN_OR_RETURN(arena_, Arena::Create(static_cast<int64_t>(cap * (1 << 30)), DeviceKind::kCpu));
+    bool resumed = false;
+    if (!options_.run_dir.empty()) {
+      store_ = std::make_unique<CheckpointStore>(
+          CheckpointStore::Options{.dir = options_.run_dir + "/checkpoints",
+                                   .keep = job_.checkpoint().keep(),
+                                   .mode = job_.checkpoint().async() ? CheckpointStore::Options::Mode::kAsync
+                                                                     : CheckpointStore::Options::Mode::kSync},
+          mesh_->checkpoint());
+      const auto step = store_->LoadNewest(Everything());
+      for (const std::string& warning : store_->warnings()) Say("warning: " + warning);
+      if (step.ok()) {
+        resumed = true;
+        Say(absl::StrCat("resumed at step ", progress_.step, " from ", options_.run_dir, "/checkpoints"));
+      } else if (!absl::IsNotFound(step.status())) {
+        return step.status();
+      }
+    }
+    if (!resumed) {
+      if (job_.model().has_initial_weights()) {
+        SHOAL_RETURN_IF_ERROR(LoadWeightsFile(job_.model().initial_weights(), *model_, *rank_.pool, *dp_));
+      } else {
+        dp_->InitializeWeights(*rank_.pool, job_.seed());
+      }
+    }
+    if (resumed || ComputeType(job_) == DType::kBF16) SHOAL_RETURN_IF_ERROR(dp_->PublishWeights(*rank_.pool));
+    LoaderOptions loading{.global_batch = job_.global_batch(),
+                          .micro_batch = std::nullopt,
+                          .seed = job_.seed(),
+                          .rank = world_.rank(),
+                          .ranks = world_.size(),
+                          .prefetch_steps = job_.data().prefetch_steps()};
+    if (job_.has_micro_batch()) loading.micro_batch = job_.micro_batch();
+    if (job_.debug().overfit_one_batch()) loading.repeat = LoaderOptions::Repeat::kFirstBatch;
+    SHOAL_ASSIGN_OR_RETURN(loader_, Loader::Create(*data_, loading, progress_.position));
+    held_out_ = HeldOutBatches(*data_, job_.eval().max_tokens(), std::max<int64_t>(data_->longest(), 4096),
+                               world_.rank(), world_.size());
+    if (first() && !options_.run_dir.empty()) {
+      SHOAL_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(options_.run_dir + "/metrics.jsonl", progress_.step));
+    }
+    const Prediction prediction = PredictMemory(job_, world_.size());
+    predicted_bytes_ = prediction.total();
+    peak_flops_ = MeasureSgemmPeak(*rank_.pool) * world_.size();
+    Say(absl::StrFormat(
+        "model: %s parameters; %s per rank predicted (weights %s, gradients %s, optimizer %s, activations %s)",
+        HumanCount(static_cast<double>(ParameterCount(transformer))), HumanBytes(static_cast<double>(predicted_bytes_)),
+        HumanBytes(static_cast<double>(prediction.weights)), HumanBytes(static_cast<double>(prediction.gradients)),
+        HumanBytes(static_cast<double>(prediction.optimizer)),
+        HumanBytes(static_cast<double>(prediction.activations))));
+    started_ = Now();
+    start_fraction_ = Progress().In(job_.duration()) / Length(job_.duration());
+    return absl::OkStatus();
+  }
+
+  std::vector<Stateful*> Everything() { return {dp_.get(), state_.get(), &progress_, &guard_}; }
+
+  // One optimizer step. Returns whether all ranks agreed to stop.
+  absl::StatusOr<bool> Step() {
+    StepRecord record;
+    const double start = Now();
+    const StepBatch batch = loader_->Next();
+    record.data_seconds = Now() - start;
+    const RunProgress before = Progress();
+    double loss = 0;
+    dp_->BeginStep();
+    for (size_t m = 0; m < batch.micro.size(); ++m) {
+      const bool last = m + 1 == batch.micro.size();
+      dp_->BeginMicroBatch(last ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
+      if (batch.micro[m].tokens.empty()) continue;
+      SHOAL_ASSIGN_OR_RETURN(const double sum, ForwardBackward(ToBatch(batch.micro[m]),
+                                                               1.0 / static_cast<double>(batch.global_tokens), record));
+      loss += sum;
+    }
+    double at = Now();
+    SHOAL_RETURN_IF_ERROR(dp_->FinishReductions());
+    record.comm_exposed_seconds += Now() - at;
+
+    // One collective decides about the step: loss, squared gradient norm, wish to stop, and how long each rank worked.
+    std::vector<double> scalars(3 + static_cast<size_t>(world_.size()));
+    scalars[0] = loss;
+    if (job_.parallel().zero() == 1 || first()) {
+      OpContext ops{.pool = rank_.pool.get()};
+      for (const OptimizerPiece& piece : state_->pieces()) scalars[1] += ops::SumOfSquares(ops, piece.grad);
+    }
+    scalars[2] = StopSignalled() || (first() && !options_.run_dir.empty() && StopFileExists(options_.run_dir)) ? 1 : 0;
+    scalars[3 + static_cast<size_t>(world_.rank())] = record.forward_seconds + record.backward_seconds;
+    at = Now();
+    SHOAL_ASSIGN_OR_RETURN(
+        scalars, AllReduceValues(mesh_->control(), std::move(scalars), ReduceOp::kSum, {.tag = "step scalars"}));
+    record.comm_exposed_seconds += Now() - at;
+    record.loss = scalars[0] / static_cast<double>(batch.global_tokens);
+    record.grad_norm = std::sqrt(scalars[1]);
+    SHOAL_ASSIGN_OR_RETURN(record.skip_reason, guard_.Check(record.loss, record.grad_norm));
+
+    at = Now();
+    record.learning_rate =
+        job_.optim().learning_rate() * ScheduleFactor(job_.optim().schedule(), before, job_.duration());
+    double publish = 0;
+    if (record.skip_reason.empty()) {
+      const double clip = job_.optim().clip_norm();
+      ++state_->updates;
+      optimizer_->Step(*rank_.pool,
+                       {.step = state_->updates,
+                        .learning_rate = record.learning_rate,
+                        .grad_scale = clip > 0 && record.grad_norm > clip ? clip / record.grad_norm : 1.0},
+                       state_->pieces());
+      record.optimizer_seconds = Now() - at;
+      at = Now();
+      SHOAL_RETURN_IF_ERROR(dp_->PublishWeights(*rank_.pool));
+      publish = Now() - at;
+      ++progress_.updates;
+    }
+    record.comm_exposed_seconds += publish;
+    ++progress_.step;
+    progress_.position = batch.next_position;
+    progress_.tokens += batch.global_tokens;
+    const RunProgress after = Progress();
+    NoteSlowest(scalars, record);
+    record.step = progress_.step;
+    record.tokens = batch.global_tokens;
+    record.lengths = batch.lengths;
+    record.seconds = Now() - start;
+    if (eval_every_.unit_case() != config::Duration::UNIT_NOT_SET && Crossed(eval_every_, before, after)) {
+      SHOAL_RETURN_IF_ERROR(Evaluate());
+      record.eval_loss = eval_loss_;
+    }
+    SHOAL_RETURN_IF_ERROR(Report(record));
+    if (job_.checkpoint().has_every() && Crossed(job_.checkpoint().every(), before, after))
+      SHOAL_RETURN_IF_ERROR(Save());
+    return scalars[2] > 0;
+  }
+
+  absl::StatusOr<double> ForwardBackward(const Batch& tokens, double grad_scale, StepRecord& record) {
+    try {
+      StepContext ctx(ContextOptions(*dp_, Mode::kTrain, grad_scale));
+      double at = Now();
+      const Batch y = model_->Forward(ctx, tokens);
+      record.forward_seconds += Now() - at;
+      at = Now();
+      model_->Backward(ctx, y);
+      record.backward_seconds += Now() - at;
+      return ctx.losses().at("loss").first;
+    } catch (const StepAborted& aborted) {
+      return aborted.status();
+    }
+  }
+
+  StepContext::Options ContextOptions(ParamSource& params, Mode mode, double grad_scale) {
+    return {.ops = {.pool = rank_.pool.get()},
+            .arena = arena_.get(),
+            .params = &params,
+            .compute = ComputeType(job_),
+            .seed = job_.seed(),
+            .mode = mode,
+            .numerics = job_.debug().check_numerics() ? Numerics::kCheck : Numerics::kTrust,
+            .grad_scale = grad_scale};
+  }
+
+  // Mean loss over the held-out tokens, the same on every rank.
+  absl::Status Evaluate() {
+    evaluated_step_ = progress_.step;
+    double sum = 0, count = 0;
+    try {
+      for (const MicroBatch& micro : held_out_) {
+        StepContext ctx(ContextOptions(*dp_, Mode::kEval, 1));
+        model_->Forward(ctx, ToBatch(micro));
+        sum += ctx.losses().at("loss").first;
+        count += ctx.losses().at("loss").second;
+        ctx.DropFrames(0);
+        arena_->Rewind(0);
+      }
+    } catch (const StepAborted& aborted) {
+      return aborted.status();
+    }
+    SHOAL_ASSIGN_OR_RETURN(const auto total,
+                           AllReduceValues(mesh_->control(), {sum, count}, ReduceOp::kSum, {.tag = "evaluation"}));
+    if (total[1] == 0) return absl::OkStatus();
+    eval_loss_ = total[0] / total[1];
+    improved_ = progress_.evals == 0 || eval_loss_ < progress_.best_eval;
+    if (improved_) progress_.best_eval = eval_loss_;
+    ++progress_.evals;
+    return absl::OkStatus();
+  }
+
+  absl::Status Save() {
+    if (store_ == nullptr || saved_step_ == progress_.step) return absl::OkStatus();
+    saved_step_ = progress_.step;
+    const bool best = improved_ && evaluated_step_ == progress_.step;
+    return store_->Save(progress_.step, Everything(), best ? CheckpointStore::Best::kYes : CheckpointStore::Best::kNo);
+  }
+
+  // Which rank worked longest in this step, and how often it did so far.
+  void NoteSlowest(const std::vector<double>& scalars, StepRecord& record) {
+    if (world_.size() == 1) return;
+    slowest_count_.resize(static_cast<size_t>(world_.size()));
+    size_t slowest = 0;
+    double mean = 0;
+    for (size_t r = 0; r < slowest_count_.size(); ++r) {
+      mean += scalars[3 + r] / world_.size();
+      if (scalars[3 + r] > scalars[3 + slowest]) slowest = r;
+    }
+    ++slowest_count_[slowest];
+    ++steps_here_;
+    // A straggler is one that is a tenth behind, and mostly the same rank.
+    const double share = static_cast<double>(slowest_count_[slowest]) / static_cast<double>(steps_here_);
+    if (scalars[3 + slowest] > 1.1 * mean && share > 0.5 && steps_here_ >= 10) {
+      record.slowest_rank = absl::StrCat("rank ", slowest);
+      record.slowest_share = share;
+    }
+  }
+
+  absl::Status Report(StepRecord& record) {
+    if (options_.losses != nullptr) options_.losses->push_back(record.loss);
+    if (options_.step_seconds != nullptr) options_.step_seconds->push_back(record.seconds);
+    last_ = record;
+    if (!first()) return absl::OkStatus();
+    if (job_.duration().has_steps()) record.total_steps = job_.duration().steps();
+    memory_peak_ = std::max(memory_peak_, ResidentBytes());
+    record.memory_bytes = memory_peak_;
+    record.memory_predicted_bytes = predicted_bytes_;
+    double squares = 0;
+    for (int32_t length : record.lengths) squares += static_cast<double>(length) * length;
+    const double flops = TrainFlopsPerToken(job_.model().transformer(),
+                                            squares / static_cast<double>(std::max<int64_t>(1, record.tokens))) *
+                         static_cast<double>(record.tokens);
+    if (peak_flops_ > 0) record.mfu = flops / record.seconds / peak_flops_;
+    const double fraction = Progress().In(job_.duration()) / Length(job_.duration());
+    if (fraction > start_fraction_)
+      record.eta_seconds = (Now() - started_) * std::max(0.0, 1 - fraction) / (fraction - start_fraction_);
+    if (metrics_ != nullptr) SHOAL_RETURN_IF_ERROR(metrics_->Write(record));
+    if (record.step % job_.log().every_steps() == 0 || std::isfinite(record.eval_loss) || !record.skip_reason.empty())
+      Say(StepLine(record));
+    return absl::OkStatus();
+  }
+
+  RankContext& rank_;
+  Communicator& world_;
+  const TrainerOptions& options_;
+  const config::Job& job_;
+  std::unique_ptr<Mesh> mesh_;
+  std::unique_ptr<TrainingData> data_;
+  std::unique_ptr<Transformer> model_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<DataParallel> dp_;
+  std::unique_ptr<OptimizerState> state_;
+  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<CheckpointStore> store_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<MetricsLog> metrics_;
+  std::vector<MicroBatch> held_out_;
+  ProgressState progress_;
+  Guard guard_;
+  StepRecord last_;
+  config::Duration eval_every_;
+  double eval_loss_ = std::numeric_limits<double>::quiet_NaN();
+  bool improved_ = false;
+  int64_t evaluated_step_ = -1, saved_step_ = -1, steps_here_ = 0, predicted_bytes_ = 0, memory_peak_ = 0;
+  double peak_flops_ = 0, started_ = 0, start_fraction_ = 0;
+  std::vector<int64_t> slowest_count_;
+};
+
+}  // namespace
+
+absl::StatusOr<TrainOutcome> Train(RankContext& rank, Communicator& world, const TrainerOptions& options) {
+  return Trainer(rank, world, options).Run();
+}
+
+}  // namespace shoal

@@ -1,0 +1,37 @@
+// The training loop of one rank: data -> micro-batches -> reductions -> guards -> optimizer -> records, evaluation,
+// checkpoints.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "comm/communicator.h"
+#include "launch/job.pb.h"
+#include "runtime/base/rank_context.h"
+
+namespace shoal {
+
+// What the caller gets back on every rank.
+struct TrainOutcome {
+  enum class End { kFinished, kStopped } end = End::kFinished;
+  int64_t step = 0;
+  double last_loss = 0;
+  double eval_loss = 0;  // NaN when nothing was held out
+};
+
+struct TrainerOptions {
+  config::Job job;      // resolved (ResolveJob), compute settled: every rank has the same
+  std::string run_dir;  // exists, locked by the launcher's rank 0; empty: nothing is written (tests, benchmarks)
+  enum class Console : uint8_t { kStepLines, kQuiet } console = Console::kStepLines;
+  std::vector<double>* losses = nullptr;        // every step's loss, for tests and benchmarks; not owned
+  std::vector<double>* step_seconds = nullptr;  // every step's time; not owned
+  std::string* weights = nullptr;               // bytes of all weights at the end; not owned
+};
+
+// Trains until the configured duration or a stop request; collective over `world`. Resumes from the run directory's
+// newest good checkpoint. Errors carry the exit code's class (runtime/base/status.h); communication errors leave
+// `world` poisoned.
+absl::StatusOr<TrainOutcome> Train(RankContext& rank, Communicator& world, const TrainerOptions& options);
+
+}  // namespace shoal

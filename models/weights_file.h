@@ -1,0 +1,15 @@
+// Whole weights in one safetensors file, in Shoal's names and true shapes.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "models/transformer.h"
+#include "parallel/data_parallel.h"
+
+namespace shoal {
+
+// Fills `dp` (weights and masters) from `path`, f32 or bf16. DataLoss names a missing or extra tensor, or both shapes.
+absl::Status LoadWeightsFile(const std::string& path, const Transformer& model, ThreadPool& pool, DataParallel& dp);
+
+}  // namespace shoal

@@ -1,0 +1,66 @@
+#include "runtime/obs/step_record.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "runtime/base/str.h"
+
+namespace shoal {
+
+std::string StepLine(const StepRecord& r) {
+  const double rate = r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0;
+  const auto percent = [&](double seconds) {
+    return r.seconds > 0 ? static_cast<int>(std::lround(100 * seconds / r.seconds)) : 0;
+  };
+  std::string line = absl::StrFormat("step %d", r.step);
+  if (r.total_steps > 0) absl::StrAppendFormat(&line, "/%d", r.total_steps);
+  absl::StrAppendFormat(
+      &line,
+      " | loss %.4f | gnorm %.2f | lr %.1e | %s tok/s | %.0f ms (fwd %d bwd %d comm-exposed %d opt %d data %d %%)",
+      r.loss, r.grad_norm, r.learning_rate, HumanCount(rate), r.seconds * 1e3, percent(r.forward_seconds),
+      percent(r.backward_seconds), percent(r.comm_exposed_seconds), percent(r.optimizer_seconds),
+      percent(r.data_seconds));
+  constexpr double kGiB = 1 << 30;
+  if (r.memory_predicted_bytes > 0) {
+    absl::StrAppendFormat(&line, " | mem %.1f/%.1f GiB", static_cast<double>(r.memory_bytes) / kGiB,
+                          static_cast<double>(r.memory_predicted_bytes) / kGiB);
+  } else {
+    absl::StrAppendFormat(&line, " | mem %.1f GiB", static_cast<double>(r.memory_bytes) / kGiB);
+  }
+  if (r.mfu > 0) absl::StrAppendFormat(&line, " | mfu %.0f%%", 100 * r.mfu);
+  absl::StrAppendFormat(&line, " | ETA %s", HumanDuration(r.eta_seconds));
+  if (r.allocation_left_seconds >= 0)
+    absl::StrAppendFormat(&line, " | allocation left %s", HumanDuration(r.allocation_left_seconds));
+  if (!r.slowest_rank.empty())
+    absl::StrAppendFormat(&line, " | slowest %s (%.0f%% of steps)", r.slowest_rank, 100 * r.slowest_share);
+  if (!r.skip_reason.empty()) absl::StrAppendFormat(&line, " | SKIPPED: %s", r.skip_reason);
+  if (std::isfinite(r.eval_loss)) absl::StrAppendFormat(&line, " | held-out loss %.4f", r.eval_loss);
+  return line;
+}
+
+std::string StepJson(const StepRecord& r) {
+  const auto number = [](double v) { return std::isfinite(v) ? nlohmann::json(v) : nlohmann::json(); };
+  nlohmann::json j = {{"step", r.step},
+                      {"loss", number(r.loss)},
+                      {"grad_norm", number(r.grad_norm)},
+                      {"learning_rate", r.learning_rate},
+                      {"seconds", r.seconds},
+                      {"tokens", r.tokens},
+                      {"forward_seconds", r.forward_seconds},
+                      {"backward_seconds", r.backward_seconds},
+                      {"comm_exposed_seconds", r.comm_exposed_seconds},
+                      {"optimizer_seconds", r.optimizer_seconds},
+                      {"data_seconds", r.data_seconds},
+                      {"memory_bytes", r.memory_bytes},
+                      {"memory_predicted_bytes", r.memory_predicted_bytes},
+                      {"mfu", r.mfu},
+                      {"lengths", r.lengths}};
+  if (!r.skip_reason.empty()) j["skipped"] = r.skip_reason;
+  if (!r.slowest_rank.empty()) j["slowest_rank"] = r.slowest_rank;
+  if (std::isfinite(r.eval_loss)) j["eval_loss"] = r.eval_loss;
+  return j.dump();
+}
+
+}  // namespace shoal

@@ -1,0 +1,34 @@
+// StepRecord: what is known of one step, for the console line and every sink.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace shoal {
+
+struct StepRecord {
+  int64_t step = 0, total_steps = 0;  // total 0: the run's length is in another unit
+  double loss = 0, grad_norm = 0, learning_rate = 0;
+  double seconds = 0;  // wall time of the step
+  int64_t tokens = 0;  // predictions of this step, all ranks
+  double forward_seconds = 0, backward_seconds = 0, comm_exposed_seconds = 0, optimizer_seconds = 0, data_seconds = 0;
+  int64_t memory_bytes = 0, memory_predicted_bytes = 0;  // of rank 0, high-water; predicted 0: unknown
+  double mfu = 0;                                        // share of the measured sgemm peak; 0: unknown
+  double eta_seconds = 0;
+  std::string slowest_rank;  // set when one rank is markedly slower
+  double slowest_share = 0;  // share of steps in which it was the slowest
+  std::vector<int32_t> lengths;
+  std::string skip_reason;                                      // empty: the step was taken
+  double eval_loss = std::numeric_limits<double>::quiet_NaN();  // of an evaluation after this step
+  double allocation_left_seconds = -1;                          // of a Slurm job; < 0: none
+};
+
+// `step 120/2000 | loss 3.2145 | gnorm 0.84 | lr 3.0e-04 | 42.1k tok/s | 812 ms (fwd 31 bwd 47 comm-exposed 9 opt 8
+// data 1 %) | mem 1.8/2.4 GiB | mfu 38% | ETA 25m`; what is unknown is left out.
+std::string StepLine(const StepRecord& record);
+// One line of metrics.jsonl, without newline; values that are not finite become null.
+std::string StepJson(const StepRecord& record);
+
+}  // namespace shoal
