@@ -59,7 +59,8 @@ std::string HumanCount(double count) {
 std::string HumanDuration(double seconds) {
   const int64_t s = std::llround(std::max(0.0, seconds));
   if (s < 60) return absl::StrFormat("%ds", s);
-  if (s < 3600) return absl::StrFormat("%dm%02ds", s / 60, s % 60);
+  if (s < 600) return absl::StrFormat("%dm%02ds", s / 60, s % 60);
+  if (s < 3600) return absl::StrFormat("%dm", s / 60);
   if (s < 86400) return absl::StrFormat("%dh%02dm", s / 3600, s / 60 % 60);
   return absl::StrFormat("%dd%02dh", s / 86400, s / 3600 % 24);
 }

@@ -21,7 +21,7 @@ TEST(Human, BytesCountsAndDurationsCarryUnits) {
   EXPECT_EQ(HumanCount(42100), "42.1k");
   EXPECT_EQ(HumanCount(124439808), "124.44M");
   EXPECT_EQ(HumanDuration(41), "41s");
-  EXPECT_EQ(HumanDuration(1500), "25m00s");
+  EXPECT_EQ(HumanDuration(1500), "25m");
   EXPECT_EQ(HumanDuration(11520), "3h12m");
   EXPECT_EQ(HumanDuration(-3), "0s");
 }

@@ -1,0 +1,119 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "launch/config_loader.h"
+#include "launch/resolve.h"
+
+namespace shoal {
+namespace {
+
+using testing::HasSubstr;
+
+std::string Errors(const std::string& text, const std::vector<std::string>& sets = {}) {
+  config::Job job;
+  ConfigErrors errors;
+  FieldPlaces places;
+  ParseTextConfig(text, "job.textproto", job, errors, places);
+  for (const auto& set : sets) ApplySet(set, "--set", job, errors, places);
+  return std::string(errors.Result().message());
+}
+
+struct ErrorRow {
+  const char* text;
+  const char* message;
+};
+
+class ConfigErrorTable : public testing::TestWithParam<ErrorRow> {};
+TEST_P(ConfigErrorTable, NamesPlaceAndRemedy) { EXPECT_THAT(Errors(GetParam().text), HasSubstr(GetParam().message)); }
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ConfigErrorTable,
+    testing::Values(ErrorRow{"seeed: 1", "job.textproto:1:1: unknown field 'seeed'; did you mean 'seed'?"},
+                    ErrorRow{"optim {\n  learning_rte: 1 }",
+                             "job.textproto:2:3: unknown field 'optim.learning_rte'; did you mean 'learning_rate'?"},
+                    ErrorRow{"seed: \"x\"", "job.textproto:1:7: 'seed' is \"x\"; it takes a whole number"},
+                    ErrorRow{"seed: -1", "'seed' is -1; the nearest value that fits is 0"},
+                    ErrorRow{"data { max_tokens: 99999999999 }",
+                             "'data.max_tokens' is 99999999999; the nearest value that fits is 2147483647"},
+                    ErrorRow{"data { over_long: SPLITT }", "'data.over_long' is SPLITT; did you mean 'SPLIT'?"},
+                    ErrorRow{"data: 3", "'data' is a group; write data { ... } with: dataset"},
+                    ErrorRow{"seed { }", "':' is missing after 'seed'"},
+                    ErrorRow{"seed: 1 seed: 2", "job.textproto:1:9: 'seed' is set twice, first at job.textproto:1:1"},
+                    ErrorRow{"duration { steps: 3 tokens: 4 }",
+                             "'duration.tokens' and 'duration.steps' (job.textproto:1:12) exclude each other"},
+                    ErrorRow{"log { tensorboard: yes }", "'log.tensorboard' is yes; it takes true or false"},
+                    ErrorRow{"optim {", "the group optim is not closed"}, ErrorRow{"seed: }", "'seed' has no value"},
+                    ErrorRow{"seed: {}", "'seed' is no group"},
+                    ErrorRow{"= 3", "'=' where the name of a field should stand"}));
+
+TEST(Config, AllErrorsComeAtOnce) {
+  const std::string errors = Errors("seeed: 1\nname: 3\ndata { held_out: \"a\" max_tokns: 3 }\n");
+  EXPECT_THAT(errors, HasSubstr("job.textproto:1:1:"));
+  EXPECT_THAT(errors, HasSubstr("job.textproto:2:7: 'name' is 3; it takes a string in quotes"));
+  EXPECT_THAT(errors, HasSubstr("job.textproto:3:18:"));
+  EXPECT_THAT(errors, HasSubstr("job.textproto:3:22: unknown field 'data.max_tokns'"));
+}
+
+TEST(Config, SetOverridesAnything) {
+  config::Job job;
+  ConfigErrors errors;
+  FieldPlaces places;
+  ParseTextConfig("name: \"a\" data { dataset { path: \"x\" } dataset { path: \"y\" } } duration { steps: 5 }", "f",
+                  job, errors, places);
+  for (const char* set : {"name=b c", "optim.learning_rate=3e-4", "data.dataset={ path: \"z\" weight: 2 }",
+                          "duration={ tokens: 9 }", "optim.sgd.nesterov=true", "data.over_long=drop"}) {
+    ApplySet(set, "--set", job, errors, places);
+  }
+  EXPECT_TRUE(errors.Result().ok()) << errors.Result();
+  EXPECT_EQ(job.name(), "b c");
+  EXPECT_EQ(job.optim().learning_rate(), 3e-4);
+  ASSERT_EQ(job.data().dataset_size(), 1);
+  EXPECT_EQ(job.data().dataset(0).path(), "z");
+  EXPECT_EQ(job.duration().tokens(), 9);
+  EXPECT_TRUE(job.optim().sgd().nesterov());
+  EXPECT_EQ(job.data().over_long(), config::DataConfig::DROP);
+  EXPECT_THAT(Errors("", {"optim.lerning_rate=1"}), HasSubstr("did you mean 'learning_rate'?"));
+  EXPECT_THAT(Errors("", {"seed=1 2"}), HasSubstr("'2' is left over"));
+  EXPECT_THAT(Errors("", {"seed"}), HasSubstr("write --set path.to.field=value"));
+  EXPECT_THAT(Errors("", {"seed.x=1"}), HasSubstr("'seed' is no group"));
+}
+
+TEST(Config, ImpossibleCombinationsCarryTheirPlace) {
+  LoadedJob loaded;
+  ConfigErrors errors;
+  ParseTextConfig(
+      "model { transformer { layers: 2 width: 100\n heads: 3 } }\nduration { steps: 0 }\nruntime { device: CUDA "
+      "}\nmicro_batch { tokens: 10 }",
+      "f", loaded.job, errors, loaded.places);
+  const std::string message(ResolveJob(loaded, 1).status().message());
+  EXPECT_THAT(message, HasSubstr("f:2:2: model.transformer.heads is 3 and width is 100"));
+  EXPECT_THAT(message, HasSubstr("f:3:1: duration is 0"));
+  EXPECT_THAT(message, HasSubstr("f:4:11: runtime.device is CUDA, but this build has no CUDA back end"));
+  EXPECT_THAT(message, HasSubstr("micro_batch.tokens is 10 and data.max_tokens is 1024"));
+  EXPECT_THAT(message, HasSubstr("global_batch is not given"));
+  EXPECT_THAT(message, HasSubstr("data.dataset is not given"));
+}
+
+TEST(Config, ResolvedTextReadsBackAndOnlyResultsCount) {
+  LoadedJob loaded;
+  ConfigErrors errors;
+  ParseTextConfig(
+      "model { transformer { layers: 2 width: 64 heads: 4 } } data { dataset { path: \"x\" } } global_batch { tokens: "
+      "2048 } duration { steps: 3 }",
+      "f", loaded.job, errors, loaded.places);
+  const auto job = ResolveJob(loaded, 1);
+  ASSERT_TRUE(job.ok()) << job.status();
+  config::Job again;
+  ParseTextConfig(JobText(*job), "resolved", again, errors, loaded.places);
+  EXPECT_TRUE(errors.Result().ok()) << errors.Result();
+  EXPECT_TRUE(ResultChanges(*job, again, {}).empty());
+  again.mutable_log()->set_every_steps(7);
+  again.mutable_optim()->set_learning_rate(1);
+  EXPECT_THAT(ResultChanges(*job, again, {}), testing::ElementsAre("optim.learning_rate: unset -> 1"));
+  EXPECT_TRUE(ResultChanges(*job, again, {"optim.learning_rate"}).empty());
+}
+
+}  // namespace
+}  // namespace shoal

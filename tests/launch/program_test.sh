@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The built program from outside: exit codes and messages of the contract. Argument: the program.
+set -uo pipefail
+shoal=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+# check NAME EXIT TEXT COMMAND...: COMMAND ends with EXIT and says TEXT.
+check() {
+  local name=$1 want=$2 text=$3 out code
+  shift 3
+  out=$("$@" 2>&1)
+  code=$?
+  if [ $code -ne "$want" ] || ! grep -qF -- "$text" <<<"$out"; then
+    echo "FAILED: $name: exit $code (wanted $want), output (wanted '$text'):"
+    echo "$out"
+    failures=$((failures + 1))
+  fi
+}
+for command in doctor validate plan train eval sample data convert stop inspect diff report why-hang bench; do
+  check "help lists $command" 0 "  $command " "$shoal" --help
+done
+check "unknown command" 2 "" "$shoal" trian
+check "doctor" 0 "instruction set" "$shoal" doctor
+check "missing job" 2 "none.textproto" "$shoal" validate "$work/none.textproto"
+echo 'model { transformer { layers: 1 width: 16 heads: 2 } } data { dataset { path: "'"$work"'/d" } max_tokens: 32 } global_batch { tokens: 64 } duration { steps: 2 }' >"$work/job"
+check "valid" 0 "is valid" "$shoal" validate "$work/job"
+check "several errors" 2 "did you mean 'layers'" "$shoal" validate "$work/job" --set model.transformer.layrs=3
+check "cuda" 2 "this build has no CUDA back end" "$shoal" validate "$work/job" --set runtime.device=CUDA
+check "missing data" 3 "shoal data build" "$shoal" train "$work/job" --run_dir "$work/run0"
+check "state of a failed run" 0 "failed: " cat "$work/run0/state"
+mkdir "$work/texts"
+for i in 1 2 3 4; do seq 1 $((i * 20)) >"$work/texts/$i.txt"; done
+check "data build" 0 "4 documents" "$shoal" data build --out "$work/d" "$work/texts"
+check "data info" 0 "4 documents" "$shoal" data info "$work/d"
+check "plan" 0 "optimizer state" "$shoal" plan "$work/job" --ranks 4
+check "train" 0 "finished at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --local_ranks=2
+check "resume refuses another job" 2 "seed: unset -> 9" "$shoal" train "$work/job" --run-dir "$work/run" --set seed=9
+check "resume accepts named fields" 0 "resumed at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --resume_with duration.steps
+check "eval" 0 "held-out loss" "$shoal" eval "$work/run"
+check "sample" 0 "1" "$shoal" sample "$work/run" --prompt 1 --tokens 5
+check "inspect" 0 "tokens.weight" "$shoal" inspect "$work/run"
+check "diff" 0 "equal bit for bit" "$shoal" diff "$work/run" "$work/run"
+check "convert" 0 "holds the weights" "$shoal" convert "$work/run" "$work/w.safetensors"
+check "report" 0 "report.html" "$shoal" report "$work/run"
+check "why-hang" 0 "nothing hangs" "$shoal" why-hang "$work/run"
+check "stop of a finished run" 2 "is not running" "$shoal" stop "$work/run"
+check "initial weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run2" --set model.initial_weights="$work/w.safetensors"
+check "truncated data" 3 "truncated" bash -c "head -c 30 $work/d.idx >$work/t.idx; cp $work/d.bin $work/t.bin; $shoal train $work/job --run_dir $work/run3 --set 'data.dataset={ path: \"$work/t\" }'"
+check "over-long documents" 3 "document" "$shoal" train "$work/job" --run_dir "$work/run4" --set data.over_long=ERROR
+echo "$(hostname) $$" >"$work/run/lock"
+check "locked run directory" 7 "is in use by process $$" "$shoal" train "$work/job" --run_dir "$work/run"
+exit $((failures > 0))

@@ -1,0 +1,154 @@
+// The whole path: layouts equal the one-rank run, and a resumed run equals one that never stopped.
+#include "launch/trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "comm/world.h"
+#include "launch/config_loader.h"
+#include "launch/resolve.h"
+#include "launch/stop_request.h"
+#include "runtime/base/file_system.h"
+#include "runtime/base/status.h"
+#include "runtime/data/indexed_dataset.h"
+
+namespace shoal {
+namespace {
+
+class TrainerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = testing::TempDir() + "/trainer_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    auto writer = *DatasetWriter::Create(PosixFiles(), folder_ + "/data", 256);
+    for (int d = 0; d < 40; ++d) {
+      std::string text;
+      for (int i = 0; i < 20 + 13 * d; ++i) text += static_cast<char>('a' + (i * (d % 5 + 1)) % 26);
+      ASSERT_TRUE(writer->AddDocumentBytes(text).ok());
+    }
+    ASSERT_TRUE(writer->Finish().ok());
+  }
+
+  config::Job Job(const std::vector<std::string>& sets = {}) const {
+    LoadedJob loaded;
+    ConfigErrors errors;
+    ParseTextConfig(R"(
+      model { transformer { preset: LLAMA layers: 2 width: 32 heads: 4 kv_heads: 2 dropout: 0.1 } }
+      data { max_tokens: 48 held_out: 0.1 }
+      global_batch { tokens: 512 } duration { steps: 8 }
+      optim { learning_rate: 3e-3 schedule { warmup { steps: 2 } } }
+    )",
+                    "test", loaded.job, errors, loaded.places);
+    loaded.job.mutable_data()->add_dataset()->set_path(folder_ + "/data");
+    for (const auto& set : sets) ApplySet(set, "--set", loaded.job, errors, loaded.places);
+    EXPECT_TRUE(errors.Result().ok()) << errors.Result();
+    auto job = ResolveJob(loaded, 0);
+    EXPECT_TRUE(job.ok()) << job.status();
+    job->mutable_runtime()->set_compute(SettleCompute(*job).compute);
+    return *job;
+  }
+
+  struct Result {
+    absl::Status status;
+    std::vector<double> losses;
+    std::string weights;
+    TrainOutcome outcome;
+  };
+  Result Run(const config::Job& job, int ranks, const std::string& run_dir = "", int threads = 1) const {
+    Result result;
+    if (!run_dir.empty()) std::filesystem::create_directories(run_dir + "/checkpoints");
+    result.status = RunThreadRanks(ranks, {}, [&](int r, Communicator& world) -> absl::Status {
+      RankContext rank{.rank = r, .size = ranks, .host = "", .pool = std::make_unique<ThreadPool>(threads)};
+      TrainerOptions options{.job = job, .run_dir = run_dir, .console = TrainerOptions::Console::kQuiet};
+      if (r == 0) options.losses = &result.losses, options.weights = &result.weights;
+      SHOAL_ASSIGN_OR_RETURN(const TrainOutcome outcome, Train(rank, world, options));
+      if (r == 0) result.outcome = outcome;
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(result.status.ok()) << result.status;
+    return result;
+  }
+  std::string folder_;
+};
+
+TEST_F(TrainerTest, AnyLayoutEqualsTheOneRankRun) {
+  const Result one = Run(Job(), 1);
+  ASSERT_EQ(one.losses.size(), 8u);
+  EXPECT_LT(one.losses.back(), one.losses.front() - 0.3) << "it learns";
+  struct Layout {
+    int ranks, threads;
+    std::vector<std::string> sets;
+  };
+  const std::vector<Layout> layouts = {{1, 3, {}},
+                                       {2, 1, {}},
+                                       {3, 1, {"parallel.zero=0"}},
+                                       {4, 1, {"micro_batch={ tokens: 64 }"}},
+                                       {2, 1, {"parallel.recompute=BLOCK", "micro_batch={ sequences: 3 }"}},
+                                       {1, 1, {"parallel.recompute=BLOCK"}},
+                                       {2, 1, {"comm.bucket_mib=0.01", "comm.check_calls=true"}}};
+  for (const Layout& layout : layouts) {
+    const Result got = Run(Job(layout.sets), layout.ranks, "", layout.threads);
+    ASSERT_EQ(got.losses.size(), one.losses.size());
+    for (size_t i = 0; i < got.losses.size(); ++i) {
+      EXPECT_NEAR(got.losses[i], one.losses[i], 2e-5 * one.losses[i])
+          << layout.ranks << " ranks, " << (layout.sets.empty() ? "" : layout.sets[0]) << ", step " << i;
+    }
+  }
+  // Threads and recomputation change no bit; neither does sharding the optimizer.
+  EXPECT_EQ(Run(Job(), 1, "", 3).weights, one.weights);
+  EXPECT_EQ(Run(Job({"parallel.recompute=BLOCK"}), 1).weights, one.weights);
+  EXPECT_EQ(Run(Job({"parallel.zero=0", "optim.clip_norm=0"}), 2).weights, Run(Job({"optim.clip_norm=0"}), 2).weights);
+}
+
+TEST_F(TrainerTest, ResumedEqualsUninterrupted) {
+  for (const int ranks : {1, 2}) {
+    const std::string run = folder_ + "/run" + std::to_string(ranks);
+    const Result whole = Run(Job({"optim.schedule.shape=CONSTANT", "optim.guard.z_score=50"}), ranks);
+    Run(Job({"optim.schedule.shape=CONSTANT", "optim.guard.z_score=50", "duration.steps=3"}), ranks, run);
+    const Result rest = Run(Job({"optim.schedule.shape=CONSTANT", "optim.guard.z_score=50"}), ranks, run);
+    EXPECT_EQ(rest.losses.size(), 5u);
+    EXPECT_EQ(rest.weights, whole.weights) << ranks << " ranks";
+  }
+}
+
+TEST_F(TrainerTest, ResumesOnAnotherNumberOfRanks) {
+  const std::string run = folder_ + "/run";
+  const Result whole = Run(Job({"optim.schedule.shape=CONSTANT"}), 1);
+  Run(Job({"optim.schedule.shape=CONSTANT", "duration.steps=3"}), 3, run);
+  const Result rest = Run(Job({"optim.schedule.shape=CONSTANT"}), 2, run);
+  ASSERT_EQ(rest.losses.size(), 5u);
+  for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(rest.losses[i], whole.losses[3 + i], 2e-5 * whole.losses[3 + i]);
+}
+
+TEST_F(TrainerTest, Bf16FollowsFp32) {
+  const Result wide = Run(Job(), 1), narrow = Run(Job({"runtime.compute=BF16"}), 2);
+  for (size_t i = 0; i < wide.losses.size(); ++i) EXPECT_NEAR(narrow.losses[i], wide.losses[i], 0.03 * wide.losses[i]);
+}
+
+TEST_F(TrainerTest, AStopFileEndsTheRunWithACheckpoint) {
+  const std::string run = folder_ + "/run";
+  std::filesystem::create_directories(run + "/checkpoints");
+  ASSERT_TRUE(LeaveStopFile(run));
+  const Result result = Run(Job(), 2, run);
+  EXPECT_EQ(result.outcome.end, TrainOutcome::End::kStopped);
+  EXPECT_EQ(result.outcome.step, 1);
+  EXPECT_TRUE(std::filesystem::exists(run + "/checkpoints/step-00000001/manifest.json"));
+}
+
+TEST_F(TrainerTest, DivergenceIsItsOwnError) {
+  const config::Job job = Job({"optim.learning_rate=1e5", "optim.clip_norm=0", "optim.guard.max_skipped=1",
+                               "duration.steps=60", "optim.schedule.shape=CONSTANT"});
+  ThreadPool pool(1);
+  const absl::Status status = RunThreadRanks(1, {}, [&](int, Communicator& world) {
+    RankContext rank{.rank = 0, .size = 1, .host = "", .pool = std::make_unique<ThreadPool>(1)};
+    return Train(rank, world, {.job = job, .run_dir = "", .console = TrainerOptions::Console::kQuiet}).status();
+  });
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kDiverged) << status;
+}
+
+}  // namespace
+}  // namespace shoal

@@ -1,0 +1,85 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "runtime/base/file_system.h"
+#include "runtime/obs/metrics_log.h"
+#include "runtime/obs/report.h"
+#include "runtime/obs/step_record.h"
+
+namespace shoal {
+namespace {
+
+StepRecord Example() {
+  StepRecord r;
+  r.step = 120, r.total_steps = 2000, r.loss = 3.2145, r.grad_norm = 0.84, r.learning_rate = 3e-4, r.seconds = 0.812,
+  r.tokens = 34185;
+  r.forward_seconds = 0.2517, r.backward_seconds = 0.3816, r.comm_exposed_seconds = 0.0731, r.optimizer_seconds = 0.065,
+  r.data_seconds = 0.0081;
+  r.memory_bytes = int64_t{1932735283}, r.memory_predicted_bytes = int64_t{2576980378}, r.mfu = 0.38,
+  r.eta_seconds = 1500;
+  return r;
+}
+
+TEST(StepLine, IsTheContracts) {
+  EXPECT_EQ(StepLine(Example()),
+            "step 120/2000 | loss 3.2145 | gnorm 0.84 | lr 3.0e-04 | 42.1k tok/s | 812 ms (fwd 31 bwd 47 comm-exposed "
+            "9 opt 8 data 1 %) | mem 1.8/2.4 GiB | mfu 38% | ETA 25m");
+  StepRecord r = Example();
+  r.skip_reason = "not finite";
+  r.slowest_rank = "rank 3", r.slowest_share = 0.8;
+  EXPECT_THAT(StepLine(r), testing::HasSubstr("slowest rank 3 (80% of steps) | SKIPPED: not finite"));
+}
+
+TEST(MetricsLog, ResumeDropsLaterStepsAndATornLine) {
+  const std::string path = testing::TempDir() + "/metrics.jsonl";
+  std::filesystem::remove(path);
+  StepRecord r = Example();
+  {
+    auto log = *MetricsLog::Open(path, 0);
+    for (r.step = 1; r.step <= 5; ++r.step) ASSERT_TRUE(log->Write(r).ok());
+  }
+  std::ofstream(path, std::ios::app) << "{\"step\": 6, \"lo";
+  r.step = 4;
+  r.loss = std::nan("");
+  {
+    auto log = *MetricsLog::Open(path, 3);
+    ASSERT_TRUE(log->Write(r).ok());
+  }
+  const std::string text = *PosixFiles().Read(path);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
+  EXPECT_THAT(text, testing::HasSubstr("\"loss\":null"));
+  EXPECT_THAT(text, testing::Not(testing::HasSubstr("\"step\":5")));
+}
+
+TEST(Report, IsOnePageThatEscapesWhatItShows) {
+  const std::string run = testing::TempDir() + "/report_run";
+  std::filesystem::create_directories(run);
+  std::ofstream metrics(run + "/metrics.jsonl");
+  for (int i = 1; i <= 50; ++i) {
+    StepRecord r = Example();
+    r.step = i;
+    r.loss = 5.0 / i;
+    r.lengths = {i, 3 * i};
+    if (i % 10 == 0) r.eval_loss = 5.1 / i;
+    metrics << StepJson(r) << "\n";
+  }
+  metrics.close();
+  std::ofstream(run + "/sample.txt") << "a <b> & c";
+  ASSERT_TRUE(WriteReport(run).ok());
+  const std::string html = *PosixFiles().Read(run + "/report.html");
+  EXPECT_THAT(html, testing::HasSubstr("a &lt;b&gt; &amp; c"));
+  for (const char* title :
+       {"Loss", "Tokens per second", "Share of the step", "Learning rate", "Memory of rank 0", "Sequences by length"})
+    EXPECT_THAT(html, testing::HasSubstr(title));
+  EXPECT_THAT(html, testing::Not(testing::HasSubstr("http"))) << "nothing is fetched";
+  EXPECT_FALSE(WriteReport(testing::TempDir() + "/nowhere").ok());
+}
+
+TEST(Memory, ResidentBytesAreCounted) { EXPECT_GT(ResidentBytes(), 1 << 20); }
+
+}  // namespace
+}  // namespace shoal
