@@ -32,6 +32,7 @@
 #include "runtime/module/local_params.h"
 #include "runtime/module/step_context.h"
 #include "runtime/obs/metrics_log.h"
+#include "runtime/obs/tensorboard_sink.h"
 
 namespace shoal {
 namespace {
@@ -144,6 +145,9 @@ class Trainer {
                                world_.rank(), world_.size());
     if (first() && !options_.run_dir.empty()) {
       SHOAL_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(options_.run_dir + "/metrics.jsonl", progress_.step));
+      if (job_.log().tensorboard()) {
+        SHOAL_ASSIGN_OR_RETURN(tensorboard_, TensorBoardSink::Open(options_.run_dir + "/tensorboard"));
+      }
     }
     const Prediction prediction = PredictMemory(job_, world_.size());
     predicted_bytes_ = prediction.total();
@@ -335,6 +339,12 @@ class Trainer {
     if (fraction > start_fraction_)
       record.eta_seconds = (Now() - started_) * std::max(0.0, 1 - fraction) / (fraction - start_fraction_);
     if (metrics_ != nullptr) SHOAL_RETURN_IF_ERROR(metrics_->Write(record));
+    if (tensorboard_ != nullptr) SHOAL_RETURN_IF_ERROR(tensorboard_->Write(record));
+    // Once a second is more often than it is read.
+    if (metrics_ != nullptr && job_.log().prometheus() && Now() - prometheus_written_ > 1) {
+      prometheus_written_ = Now();
+      SHOAL_RETURN_IF_ERROR(WritePrometheus(options_.run_dir + "/metrics.prom", job_.name(), record));
+    }
     if (record.step % job_.log().every_steps() == 0 || std::isfinite(record.eval_loss) || !record.skip_reason.empty())
       Say(StepLine(record));
     return absl::OkStatus();
@@ -354,6 +364,8 @@ class Trainer {
   std::unique_ptr<CheckpointStore> store_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<MetricsLog> metrics_;
+  std::unique_ptr<TensorBoardSink> tensorboard_;
+  double prometheus_written_ = 0;
   std::vector<MicroBatch> held_out_;
   ProgressState progress_;
   Guard guard_;

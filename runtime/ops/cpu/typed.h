@@ -56,8 +56,10 @@ Arithmetic<T>* WriteRow(T* row, int64_t n, ScratchSlot slot) {
 }
 template <class T>
 void StoreRow(const Arithmetic<T>* values, int64_t n, T* row) {
-  if constexpr (std::is_same_v<T, BFloat16>) FromFloat(values, n, row);
-  else (void)values, (void)n, (void)row;
+  if constexpr (std::is_same_v<T, BFloat16>)
+    FromFloat(values, n, row);
+  else
+    (void)values, (void)n, (void)row;
 }
 
 // A tensor as rows of its last dimension, for [R, C] and [T, H, C] views whose last dimension is contiguous.

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -9,6 +10,7 @@
 #include "runtime/obs/metrics_log.h"
 #include "runtime/obs/report.h"
 #include "runtime/obs/step_record.h"
+#include "runtime/obs/tensorboard_sink.h"
 
 namespace shoal {
 namespace {
@@ -77,6 +79,39 @@ TEST(Report, IsOnePageThatEscapesWhatItShows) {
     EXPECT_THAT(html, testing::HasSubstr(title));
   EXPECT_THAT(html, testing::Not(testing::HasSubstr("http"))) << "nothing is fetched";
   EXPECT_FALSE(WriteReport(testing::TempDir() + "/nowhere").ok());
+}
+
+TEST(TensorBoard, ChecksumsAndFraming) {
+  EXPECT_EQ(Crc32c("123456789"), 0xe3069283u);
+  const std::string folder = testing::TempDir() + "/tensorboard";
+  std::filesystem::remove_all(folder);
+  {
+    auto sink = *TensorBoardSink::Open(folder);
+    ASSERT_TRUE(sink->Write(Example()).ok());
+  }
+  const std::string file = *PosixFiles().Read(std::filesystem::directory_iterator(folder)->path().string());
+  size_t at = 0;
+  std::vector<std::string> events;
+  while (at < file.size()) {
+    uint64_t length = 0;
+    uint32_t crc = 0;
+    std::memcpy(&length, &file[at], 8);
+    std::memcpy(&crc, &file[at + 8], 4);
+    EXPECT_EQ(crc, MaskedCrc32c(absl::string_view(&file[at], 8)));
+    events.push_back(file.substr(at + 12, length));
+    std::memcpy(&crc, &file[at + 12 + length], 4);
+    EXPECT_EQ(crc, MaskedCrc32c(events.back()));
+    at += 16 + length;
+  }
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_THAT(events[0], testing::HasSubstr("brain.Event:2"));
+  EXPECT_THAT(events[1], testing::HasSubstr("loss/train"));
+}
+
+TEST(Prometheus, IsTextThatParses) {
+  const std::string path = testing::TempDir() + "/metrics.prom";
+  ASSERT_TRUE(WritePrometheus(path, "j", Example()).ok());
+  EXPECT_THAT(*PosixFiles().Read(path), testing::HasSubstr("# TYPE shoal_loss gauge\nshoal_loss{job=\"j\"} 3.2145\n"));
 }
 
 TEST(Memory, ResidentBytesAreCounted) { EXPECT_GT(ResidentBytes(), 1 << 20); }
