@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "launch/launcher.h"
 
 namespace shoal {
 
@@ -23,6 +24,10 @@ struct TrainArgs {
 int RunTrain(const TrainArgs& args);
 int RunValidate(const JobArgs& args);
 int RunPlan(const JobArgs& args, int ranks);
+
+// Prints the mpirun line or the Slurm script of a job; with kRun runs the former.
+enum class LaunchMode { kPrintMpirun, kRunMpirun, kPrintSlurm };
+int RunLaunch(LaunchArgs args, LaunchMode mode);
 
 struct SampleArgs {
   std::string run;  // run directory or checkpoint

@@ -110,6 +110,27 @@ int main(int argc, char** argv) {
   info->add_option("dataset", info_path, "PREFIX of .bin/.idx, or an llm.c .bin")->required();
   info->callback([&] { code = shoal::RunDataInfo(info_path); });
 
+  shoal::LaunchArgs launch_args;
+  JobArgs launch_job;
+  bool launch_slurm = false, launch_print = false;
+  auto* launch = app.add_subcommand("launch", "run a job under mpirun, or print its mpirun line or Slurm script");
+  AddJob(launch, &launch_job);
+  launch->add_option("--ranks", launch_args.ranks, "number of ranks")->check(CLI::PositiveNumber);
+  launch->add_option("--threads", launch_args.threads, "cores per rank")->check(CLI::PositiveNumber);
+  launch->add_option("--run-dir", launch_args.run_dir, "run directory; default runs/<name>");
+  launch->add_option("--nodes", launch_args.nodes, "nodes, for Slurm")->check(CLI::PositiveNumber);
+  launch->add_option("--minutes", launch_args.minutes, "time limit, for Slurm")->check(CLI::PositiveNumber);
+  launch->add_flag("--slurm", launch_slurm, "print an sbatch script that saves before the limit and requeues");
+  launch->add_flag("--print", launch_print, "print the mpirun line and do not run it");
+  launch->callback([&] {
+    launch_args.job = launch_job.job;
+    launch_args.sets = launch_job.sets;
+    using shoal::LaunchMode;
+    code = shoal::RunLaunch(launch_args, launch_slurm   ? LaunchMode::kPrintSlurm
+                                         : launch_print ? LaunchMode::kPrintMpirun
+                                                        : LaunchMode::kRunMpirun);
+  });
+
   std::string convert_from, convert_to;
   auto* convert = app.add_subcommand("convert", "a checkpoint's weights to one safetensors file");
   convert->add_option("run", convert_from, "run directory or checkpoint")->required();

@@ -93,18 +93,20 @@ Prediction PredictMemory(const config::Job& job, int ranks) {
 }
 
 double MeasureSgemmPeak(ThreadPool& pool) {
-  constexpr int64_t kSide = 1024;
+  constexpr int64_t kSide = 768;
+  constexpr double kSeconds = 0.05;
   OpContext ctx{.pool = &pool};
   const Tensor a = Tensor::Zeros({kSide, kSide}, DType::kF32), b = Tensor::Zeros({kSide, kSide}, DType::kF32),
                c = Tensor::Zeros({kSide, kSide}, DType::kF32);
   ops::Fill(ctx, a, 1);
   ops::Fill(ctx, b, 1);
-  double best = 0;
-  for (int i = 0; i < 4; ++i) {
+  double best = 0, spent = 0;
+  while (spent < kSeconds) {
     const auto start = std::chrono::steady_clock::now();
     ops::Matmul(ctx, a, b, c);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best = std::max(best, 2.0 * kSide * kSide * kSide / seconds);
+    spent += seconds;
   }
   return best;
 }

@@ -151,7 +151,8 @@ class Trainer {
     }
     const Prediction prediction = PredictMemory(job_, world_.size());
     predicted_bytes_ = prediction.total();
-    peak_flops_ = MeasureSgemmPeak(*rank_.pool) * world_.size();
+    if (options_.console == TrainerOptions::Console::kStepLines)
+      peak_flops_ = MeasureSgemmPeak(*rank_.pool) * world_.size();
     Say(absl::StrFormat(
         "model: %s parameters; %s per rank predicted (weights %s, gradients %s, optimizer %s, activations %s)",
         HumanCount(static_cast<double>(ParameterCount(transformer))), HumanBytes(static_cast<double>(predicted_bytes_)),
@@ -324,6 +325,7 @@ class Trainer {
     if (options_.losses != nullptr) options_.losses->push_back(record.loss);
     if (options_.step_seconds != nullptr) options_.step_seconds->push_back(record.seconds);
     last_ = record;
+    if (options_.peak_memory != nullptr) *options_.peak_memory = std::max(*options_.peak_memory, ResidentBytes());
     if (!first()) return absl::OkStatus();
     if (job_.duration().has_steps()) record.total_steps = job_.duration().steps();
     memory_peak_ = std::max(memory_peak_, ResidentBytes());

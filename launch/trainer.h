@@ -26,6 +26,7 @@ struct TrainerOptions {
   enum class Console : uint8_t { kStepLines, kQuiet } console = Console::kStepLines;
   std::vector<double>* losses = nullptr;        // every step's loss, for tests and benchmarks; not owned
   std::vector<double>* step_seconds = nullptr;  // every step's time; not owned
+  int64_t* peak_memory = nullptr;               // this process's high-water in bytes; not owned
   std::string* weights = nullptr;               // bytes of all weights at the end; not owned
 };
 

@@ -17,7 +17,7 @@ check() {
     failures=$((failures + 1))
   fi
 }
-for command in doctor validate plan train eval sample data convert stop inspect diff report why-hang bench; do
+for command in doctor validate plan train eval sample data launch convert stop inspect diff report why-hang bench; do
   check "help lists $command" 0 "  $command " "$shoal" --help
 done
 check "unknown command" 2 "" "$shoal" trian
@@ -45,6 +45,8 @@ check "convert" 0 "holds the weights" "$shoal" convert "$work/run" "$work/w.safe
 check "report" 0 "report.html" "$shoal" report "$work/run"
 check "why-hang" 0 "nothing hangs" "$shoal" why-hang "$work/run"
 check "stop of a finished run" 2 "is not running" "$shoal" stop "$work/run"
+check "launch prints" 0 "--map-by slot:PE=4 " "$shoal" launch "$work/job" --ranks 2 --threads 4 --print
+check "launch for Slurm" 0 "--signal=B:USR1@120" "$shoal" launch "$work/job" --ranks 8 --slurm
 check "initial weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run2" --set model.initial_weights="$work/w.safetensors"
 check "truncated data" 3 "truncated" bash -c "head -c 30 $work/d.idx >$work/t.idx; cp $work/d.bin $work/t.bin; $shoal train $work/job --run_dir $work/run3 --set 'data.dataset={ path: \"$work/t\" }'"
 check "over-long documents" 3 "document" "$shoal" train "$work/job" --run_dir "$work/run4" --set data.over_long=ERROR
