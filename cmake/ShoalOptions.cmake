@@ -27,6 +27,10 @@ elseif(NOT SHOAL_SANITIZE STREQUAL "")
   message(FATAL_ERROR "SHOAL_SANITIZE is '${SHOAL_SANITIZE}'; it takes: address, thread, or empty")
 endif()
 
+if(SHOAL_FUZZERS)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 find_program(SHOAL_CCACHE ccache)
 if(SHOAL_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${SHOAL_CCACHE})

@@ -7,6 +7,7 @@
 #include <google/protobuf/util/message_differencer.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <set>
 
@@ -242,7 +243,7 @@ class Parser : public pb::io::ErrorCollector {
       case FieldDescriptor::CPPTYPE_DOUBLE: {
         double value = 0;
         if ((token.type != Tokenizer::TYPE_FLOAT && token.type != Tokenizer::TYPE_INTEGER) ||
-            !absl::SimpleAtod(token.text, &value))
+            !absl::SimpleAtod(token.text, &value) || !std::isfinite(value))
           return wrong();
         value = negative ? -value : value;
         repeated ? reflection->AddDouble(&message, &field, value) : reflection->SetDouble(&message, &field, value);

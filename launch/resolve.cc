@@ -142,11 +142,13 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   return job;
 }
 
-ComputeChoice SettleCompute(const config::Job& job) {
+ComputeChoice SettleCompute(const config::Job& job, WeakestHost weakest) {
   const auto asked = job.runtime().compute();
   if (asked != config::RuntimeConfig::AUTO) return {asked, ""};
-  return {config::RuntimeConfig::FP32,
-          "compute: auto takes fp32: this build multiplies bf16 by widening to fp32, which is not faster"};
+  if (weakest == WeakestHost::kHasBf16)
+    return {config::RuntimeConfig::BF16,
+            "compute: auto takes bf16 (fp32 masters and sums): every rank's processor has the instructions"};
+  return {config::RuntimeConfig::FP32, "compute: auto takes fp32: a rank's processor has no bf16 instructions"};
 }
 
 }  // namespace shoal

@@ -7,14 +7,16 @@
 namespace shoal {
 
 // Checks the job's combinations for `ranks` ranks (0: unknown) and fills presets. InvalidArgument lists every problem
-// with the place of its field. `compute: AUTO` stays: ranks settle it together (SettleCompute).
+// with the place of its field. `compute: AUTO` stays: ranks settle it together, the weakest decides (SettleCompute).
 absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks);
 
-// The compute type that `job` asks for on this host, and a sentence why when it was AUTO.
+// What `compute: AUTO` means for hosts of which the weakest has, or has not, bf16 instructions; and a sentence for the
+// log.
 struct ComputeChoice {
   config::RuntimeConfig::Compute compute;
   std::string reason;
 };
-ComputeChoice SettleCompute(const config::Job& job);
+enum class WeakestHost : uint8_t { kHasBf16, kHasNone };
+ComputeChoice SettleCompute(const config::Job& job, WeakestHost weakest);
 
 }  // namespace shoal

@@ -84,7 +84,8 @@ int Step(const BenchArgs& args) {
   if (!loaded.ok()) return Fail(loaded.status());
   auto job = ResolveJob(*loaded, 0);
   if (!job.ok()) return Fail(job.status());
-  job->mutable_runtime()->set_compute(SettleCompute(*job).compute);
+  job->mutable_runtime()->set_compute(
+      SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone).compute);
   std::vector<double> losses, seconds;
   int64_t peak = 0;
   const auto body = [&](Communicator& world) -> absl::Status {

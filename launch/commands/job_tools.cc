@@ -19,6 +19,7 @@
 #include "runtime/base/str.h"
 #include "runtime/data/loader.h"
 #include "runtime/module/local_params.h"
+#include "runtime/ops/dispatch.h"
 
 namespace shoal {
 
@@ -41,7 +42,8 @@ int RunPlan(const JobArgs& args, int ranks) {
   if (!loaded.ok()) return Fail(loaded.status());
   auto job = ResolveJob(*loaded, ranks);
   if (!job.ok()) return Fail(job.status());
-  job->mutable_runtime()->set_compute(SettleCompute(*job).compute);
+  job->mutable_runtime()->set_compute(
+      SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone).compute);
   const auto& t = job->model().transformer();
   const Prediction p = PredictMemory(*job, ranks);
   ThreadPool pool(1);

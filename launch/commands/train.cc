@@ -15,6 +15,7 @@
 #include "launch/stop_request.h"
 #include "launch/trainer.h"
 #include "runtime/base/status.h"
+#include "runtime/ops/dispatch.h"
 
 namespace shoal {
 namespace {
@@ -37,11 +38,17 @@ void WaitForDebugger(const config::Job& job, int rank) {
 }
 
 // Rank 0's part before training: lock, resume check, files.
-absl::StatusOr<std::unique_ptr<RunDir>> PrepareRunDir(const TrainArgs& args, const config::Job& job,
-                                                      const std::string& path) {
+absl::StatusOr<std::unique_ptr<RunDir>> PrepareRunDir(const TrainArgs& args, WeakestHost weakest,
+                                                      const std::string& path, config::Job& job, std::string& reason) {
   SHOAL_ASSIGN_OR_RETURN(auto run, RunDir::Open(path));
   config::Job before;
   SHOAL_ASSIGN_OR_RETURN(const bool resumes, run->ReadJob(&before));
+  // A run keeps the type that it started with, on whatever hosts it resumes.
+  if (resumes && job.runtime().compute() == config::RuntimeConfig::AUTO)
+    job.mutable_runtime()->set_compute(before.runtime().compute());
+  const ComputeChoice choice = SettleCompute(job, weakest);
+  job.mutable_runtime()->set_compute(choice.compute);
+  reason = choice.reason;
   if (resumes) {
     const auto changes = ResultChanges(before, job, args.resume_with);
     if (!changes.empty()) {
@@ -56,18 +63,26 @@ absl::StatusOr<std::unique_ptr<RunDir>> PrepareRunDir(const TrainArgs& args, con
   return run;
 }
 
-absl::Status TrainRank(const TrainArgs& args, const config::Job& job, const std::string& run_dir,
+absl::Status TrainRank(const TrainArgs& args, config::Job job, const std::string& run_dir,
                        const std::string& how_to_stop, Communicator& world) {
   WaitForDebugger(job, world.rank());
+  SHOAL_ASSIGN_OR_RETURN(const auto bf16,
+                         AllReduceValues(world, {HostPrefersBf16() ? 1.0 : 0.0}, ReduceOp::kMin, {.tag = "bf16"}));
   std::unique_ptr<RunDir> run;
   absl::Status prepared;
+  std::string reason;
   if (world.rank() == 0) {
-    auto opened = PrepareRunDir(args, job, run_dir);
+    auto opened =
+        PrepareRunDir(args, bf16[0] > 0 ? WeakestHost::kHasBf16 : WeakestHost::kHasNone, run_dir, job, reason);
     prepared = opened.status();
     if (opened.ok()) run = *std::move(opened);
   }
-  SHOAL_ASSIGN_OR_RETURN(const auto ready,
-                         AllReduceValues(world, {prepared.ok() ? 1.0 : 0.0}, ReduceOp::kMax, {.tag = "run directory"}));
+  const bool first = world.rank() == 0;
+  SHOAL_ASSIGN_OR_RETURN(const auto ready, AllReduceValues(world,
+                                                           {first && prepared.ok() ? 1.0 : 0.0,
+                                                            first ? static_cast<double>(job.runtime().compute()) : 0.0},
+                                                           ReduceOp::kMax, {.tag = "run directory"}));
+  job.mutable_runtime()->set_compute(static_cast<config::RuntimeConfig::Compute>(ready[1]));
   if (ready[0] == 0)
     return world.rank() == 0 ? prepared : absl::UnavailableError("rank 0 could not open the run directory");
   SHOAL_RETURN_IF_ERROR(CheckRanksFitTogether(world, job, run_dir));
@@ -76,6 +91,7 @@ absl::Status TrainRank(const TrainArgs& args, const config::Job& job, const std:
   const bool talks = world.rank() == 0;
   if (talks) {
     if (!warning.empty()) std::cout << warning << "\n";
+    if (!reason.empty()) std::cout << reason << "\n";
     const std::string compute = job.runtime().compute() == config::RuntimeConfig::BF16 ? "bf16" : "fp32";
     std::cout << "run directory " << run_dir << ", " << world.size() << " ranks x " << rank.pool->threads()
               << " threads, " << compute << "\n"
@@ -104,8 +120,6 @@ int RunTrain(const TrainArgs& args) {
   if (!loaded.ok()) return Fail(loaded.status());
   auto job = ResolveJob(*loaded, args.local_ranks);
   if (!job.ok()) return Fail(job.status());
-  const ComputeChoice choice = SettleCompute(*job);
-  job->mutable_runtime()->set_compute(choice.compute);
   const std::string run_dir = args.run_dir.empty() ? "runs/" + job->name() : args.run_dir;
   const CommOptions options = CommOptionsOf(*job, run_dir);
   const bool mpi = args.local_ranks == 0 && UnderMpiLauncher();
@@ -113,7 +127,6 @@ int RunTrain(const TrainArgs& args) {
   const std::string how_to_stop =
       absl::StrCat("to stop and save: shoal stop ", run_dir, mpi ? ", or SIGUSR1 to mpirun" : ", or Ctrl-C");
   if (!mpi) {
-    if (!choice.reason.empty()) std::cout << choice.reason << "\n";
     if (job->comm().fake()) {
       const auto world = FakeWorld(0, std::max(1, args.local_ranks));
       const absl::Status status = TrainRank(args, *job, run_dir, how_to_stop, *world);
@@ -126,7 +139,6 @@ int RunTrain(const TrainArgs& args) {
   }
   auto world = MpiWorld(options);
   if (!world.ok()) AbortJob(Fail(world.status()));
-  if ((*world)->rank() == 0 && !choice.reason.empty()) std::cout << choice.reason << "\n";
   const absl::Status status = TrainRank(args, *job, run_dir, how_to_stop, **world);
   if (!status.ok()) {
     // What all ranks share is said once: rank 0's abort ends the others while they wait.

@@ -48,7 +48,7 @@ class TrainerTest : public testing::Test {
     EXPECT_TRUE(errors.Result().ok()) << errors.Result();
     auto job = ResolveJob(loaded, 0);
     EXPECT_TRUE(job.ok()) << job.status();
-    job->mutable_runtime()->set_compute(SettleCompute(*job).compute);
+    job->mutable_runtime()->set_compute(SettleCompute(*job, WeakestHost::kHasNone).compute);
     return *job;
   }
 

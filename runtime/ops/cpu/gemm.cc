@@ -1,6 +1,7 @@
 #include "runtime/ops/cpu/gemm.h"
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "runtime/ops/cpu/onednn_adapter.h"
@@ -65,10 +66,13 @@ void GemmScaled(const GemmShape& s, double alpha, const double* a, const double*
   GemmAlpha(s, alpha, a, b, Accumulate::kOverwrite, c);
 }
 
-template <class T>
-void ParallelGemm(ThreadPool& pool, const GemmShape& s, const T* a, const T* b, Accumulate accumulate, T* c) {
-  // A slice costs at least what waking a thread does. Slices are the same for every number of threads, so that oneDNN's
-  // choice of kernel for a slice, and with it the order of its sums, is too.
+namespace {
+
+// Cuts C into rows or columns and calls fn(slice, first row, first column) for each, over the pool. A slice costs at
+// least what waking a thread does. Slices are the same for every number of threads, so that oneDNN's choice of kernel
+// for a slice, and with it the order of its sums, is too.
+template <class F>
+void ForSlices(ThreadPool& pool, const GemmShape& s, F fn) {
   constexpr int64_t kSliceFlops = 4 << 20;
   const bool rows = s.m >= s.n;
   const int64_t extent = rows ? s.m : s.n;
@@ -82,14 +86,34 @@ void ParallelGemm(ThreadPool& pool, const GemmShape& s, const T* a, const T* b, 
     const int64_t begin = border(i), end = border(i + 1);
     if (begin >= end) return;
     GemmShape slice = s;
-    if (rows) {
-      slice.m = end - begin;
-      Gemm(slice, a + (s.transpose_a == Transpose::kYes ? begin : begin * s.lda), b, accumulate, c + begin * s.ldc);
-    } else {
-      slice.n = end - begin;
-      Gemm(slice, a, b + (s.transpose_b == Transpose::kYes ? begin * s.ldb : begin), accumulate, c + begin);
-    }
+    (rows ? slice.m : slice.n) = end - begin;
+    fn(slice, rows ? begin : 0, rows ? 0 : begin);
   });
+}
+
+int64_t OffsetA(const GemmShape& s, int64_t row) { return s.transpose_a == Transpose::kYes ? row : row * s.lda; }
+int64_t OffsetB(const GemmShape& s, int64_t column) {
+  return s.transpose_b == Transpose::kYes ? column * s.ldb : column;
+}
+
+}  // namespace
+
+template <class T>
+void ParallelGemm(ThreadPool& pool, const GemmShape& s, const T* a, const T* b, Accumulate accumulate, T* c) {
+  ForSlices(pool, s, [&](const GemmShape& slice, int64_t row, int64_t column) {
+    Gemm(slice, a + OffsetA(s, row), b + OffsetB(s, column), accumulate, c + row * s.ldc + column);
+  });
+}
+
+bool ParallelGemmBf16(ThreadPool& pool, const GemmShape& s, const BFloat16* a, const BFloat16* b, Accumulate accumulate,
+                      void* c, DType c_type) {
+  if (s.m == 0 || s.n == 0 || s.k == 0) return false;  // the plain path knows what an empty sum is
+  std::atomic<bool> all{true};
+  ForSlices(pool, s, [&](const GemmShape& slice, int64_t row, int64_t column) {
+    char* to = static_cast<char*>(c) + (row * s.ldc + column) * DTypeBytes(c_type);
+    if (!OneDnnBf16Gemm(slice, a + OffsetA(s, row), b + OffsetB(s, column), accumulate, to, c_type)) all = false;
+  });
+  return all;
 }
 
 template void ParallelGemm<float>(ThreadPool&, const GemmShape&, const float*, const float*, Accumulate, float*);

@@ -30,4 +30,9 @@ extern template void ParallelGemm<float>(ThreadPool&, const GemmShape&, const fl
 extern template void ParallelGemm<double>(ThreadPool&, const GemmShape&, const double*, const double*, ops::Accumulate,
                                           double*);
 
+// The same for bf16 operands with the processor's own instructions; c is f32 or bf16. False, with c untouched, where
+// there are none: the caller widens.
+bool ParallelGemmBf16(ThreadPool& pool, const GemmShape& shape, const BFloat16* a, const BFloat16* b,
+                      ops::Accumulate accumulate, void* c, DType c_type);
+
 }  // namespace shoal::cpu

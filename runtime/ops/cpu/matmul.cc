@@ -18,7 +18,8 @@ GemmShape ShapeOf(const Tensor& a, const Tensor& b, const Tensor& out, const Mat
   return s;
 }
 
-// bf16 panels are widened to fp32 and multiplied there: `source` as a packed fp32 matrix in the caller's scratch.
+// Where the processor has no bf16 instructions, panels are widened to fp32 and multiplied there: `source` as a packed
+// fp32 matrix in the caller's scratch.
 const float* Widen(OpContext& ctx, const Tensor& source, cpu::ScratchSlot slot) {
   const int64_t rows = source.dim(0), columns = source.dim(1), stride = source.stride(0);
   float* packed = cpu::Scratch<float>(slot, rows * columns);
@@ -31,6 +32,8 @@ const float* Widen(OpContext& ctx, const Tensor& source, cpu::ScratchSlot slot) 
 
 void MatmulBf16(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out, GemmShape s,
                 Accumulate accumulate) {
+  if (cpu::ParallelGemmBf16(*ctx.pool, s, a.data<BFloat16>(), b.data<BFloat16>(), accumulate, out.raw(), out.dtype()))
+    return;
   s.lda = a.dim(1);
   s.ldb = b.dim(1);
   const float* wide_a = Widen(ctx, a, cpu::ScratchSlot::kTile0);

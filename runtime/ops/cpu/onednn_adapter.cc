@@ -3,7 +3,11 @@
 #include <dnnl.h>
 #include <glog/logging.h>
 
+#include <cstring>
+#include <dnnl.hpp>
+
 #include "absl/strings/str_cat.h"
+#include "runtime/ops/dispatch.h"
 
 // libgomp's, which Debian's oneDNN is linked with; weak, because a oneDNN built with another threading runtime has
 // none.
@@ -42,6 +46,43 @@ bool OneDnnSgemm(const GemmShape& s, float alpha, const float* a, const float* b
   const dnnl_status_t status = dnnl_sgemm(letter(s.transpose_a), letter(s.transpose_b), s.m, s.n, s.k, alpha, a, s.lda,
                                           b, s.ldb, beta, c, s.ldc);
   CHECK_EQ(status, dnnl_success) << "dnnl_sgemm " << s.m << "x" << s.n << "x" << s.k;
+  return true;
+}
+
+bool OneDnnBf16Gemm(const GemmShape& s, const BFloat16* a, const BFloat16* b, ops::Accumulate accumulate, void* c,
+                    DType c_type) {
+  if (!kUseOneDnn || !HostPrefersBf16()) return false;
+  OneOpenMpThread();
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  thread_local dnnl::stream stream(engine);
+  using Type = dnnl::memory::data_type;
+  using Dims = dnnl::memory::dims;
+  const auto strides = [](ops::Transpose t, int64_t ld) {
+    return t == ops::Transpose::kYes ? Dims{1, ld} : Dims{ld, 1};
+  };
+  const dnnl::memory::desc a_desc({s.m, s.k}, Type::bf16, strides(s.transpose_a, s.lda));
+  const dnnl::memory::desc b_desc({s.k, s.n}, Type::bf16, strides(s.transpose_b, s.ldb));
+  const dnnl::memory::desc c_desc({s.m, s.n}, c_type == DType::kF32 ? Type::f32 : Type::bf16, Dims{s.ldc, 1});
+  dnnl::primitive_attr attributes;
+  if (accumulate == ops::Accumulate::kAdd) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.0f);
+    attributes.set_post_ops(sum);
+  }
+  // oneDNN keeps primitives by description: making one again costs about 2 us.
+#if DNNL_VERSION_MAJOR >= 3
+  const dnnl::matmul::primitive_desc description(engine, a_desc, b_desc, c_desc, attributes);
+#else
+  const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(a_desc, b_desc, c_desc), attributes, engine);
+#endif
+  LOG_IF(WARNING, std::strncmp(description.impl_info_str(), "ref", 3) == 0)
+      << "oneDNN has only its reference kernel for a bf16 product of " << s.m << "x" << s.n << "x" << s.k
+      << ": it will be slow";
+  const dnnl::matmul product(description);
+  product.execute(stream, {{DNNL_ARG_SRC, dnnl::memory(a_desc, engine, const_cast<BFloat16*>(a))},
+                           {DNNL_ARG_WEIGHTS, dnnl::memory(b_desc, engine, const_cast<BFloat16*>(b))},
+                           {DNNL_ARG_DST, dnnl::memory(c_desc, engine, c)}});
+  stream.wait();
   return true;
 }
 

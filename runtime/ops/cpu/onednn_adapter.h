@@ -11,6 +11,10 @@ namespace shoal::cpu {
 // Row-major sgemm by the calling thread alone: C = alpha op(A) op(B) + beta C. False where this build must not call
 // oneDNN (ThreadSanitizer).
 bool OneDnnSgemm(const GemmShape& shape, float alpha, const float* a, const float* b, float beta, float* c);
+// bf16 operands, fp32 accumulation, c f32 or bf16, by the calling thread alone. False where the processor has no bf16
+// instructions (oneDNN would emulate them), whatever the shape.
+bool OneDnnBf16Gemm(const GemmShape& shape, const BFloat16* a, const BFloat16* b, ops::Accumulate accumulate, void* c,
+                    DType c_type);
 std::string OneDnnVersion();
 
 }  // namespace shoal::cpu
