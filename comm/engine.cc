@@ -2,6 +2,7 @@
 
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +11,25 @@
 namespace shoal {
 
 using Clock = std::chrono::steady_clock;
+
+std::shared_ptr<char> ScratchPool::Take(int64_t bytes) {
+  std::unique_ptr<char[]> memory;
+  int64_t size = bytes;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    // A buffer twice as large as needed would be missed elsewhere.
+    if (const auto at = free_.lower_bound(bytes); at != free_.end() && at->first <= 2 * bytes + 4096) {
+      size = at->first;
+      memory = std::move(at->second);
+      free_.erase(at);
+    }
+  }
+  if (memory == nullptr) memory.reset(new char[static_cast<size_t>(std::max<int64_t>(1, size))]);
+  return std::shared_ptr<char>(memory.release(), [pool = shared_from_this(), size](char* p) {
+    const std::lock_guard<std::mutex> lock(pool->mutex_);
+    pool->free_.emplace(size, std::unique_ptr<char[]>(p));
+  });
+}
 
 absl::Status Operation::Wait() {
   std::unique_lock<std::mutex> lock(mutex_);
@@ -142,13 +162,16 @@ void Engine::Loop() {
     const auto now = Clock::now();
     for (auto& [key, op] : heads) {
       moved |= Advance(*op);
-      if (op->phase_ == op->phases.size()) {
+      if (op->phase_ == op->phases.size()) {  // done: what it held may be used again before its Work dies
         {
           const std::lock_guard<std::mutex> lock(mutex_);
           queues_[key].pop_front();
         }
         if (recorder_ != nullptr) recorder_->Leave(op->record_, FlightState::kDone);
         op->transfers_.clear();
+        op->phases.clear();
+        op->scratch.clear();
+        op->tensors.clear();
         op->Finish(absl::OkStatus());
       } else if (op->deadline < absl::InfiniteDuration() && absl::FromChrono(now - op->submitted_) > op->deadline) {
         transport_->Poison(absl::DeadlineExceededError(
@@ -159,7 +182,7 @@ void Engine::Loop() {
     }
     if (moved) {
       idle = 0;
-    } else if (++idle < 64) {
+    } else if (++idle < 16) {
       std::this_thread::yield();
     } else {
       std::this_thread::sleep_for(std::chrono::microseconds(50));

@@ -33,6 +33,17 @@ struct Phase {
   std::function<absl::Status()> then;  // may be null
 };
 
+// Memory that operations receive into, used again and again: fresh memory would cost a page fault per 4 KiB in every
+// step. Thread-safe; buffers keep the pool alive.
+class ScratchPool : public std::enable_shared_from_this<ScratchPool> {
+ public:
+  std::shared_ptr<char> Take(int64_t bytes);  // not initialised
+
+ private:
+  std::mutex mutex_;
+  std::multimap<int64_t, std::unique_ptr<char[]>> free_;  // by size
+};
+
 class Operation : public Work {
  public:
   bool Done() const override { return done_.load(std::memory_order_acquire); }
@@ -46,8 +57,8 @@ class Operation : public Work {
   int channel = 0;  // of the transport
   absl::Duration deadline;
   std::vector<Phase> phases;
-  std::vector<Tensor> tensors;             // kept alive
-  std::vector<std::vector<char>> scratch;  // likewise
+  std::vector<Tensor> tensors;                 // kept alive
+  std::vector<std::shared_ptr<char>> scratch;  // likewise
 
  private:
   friend class Engine;
@@ -71,6 +82,7 @@ class Engine {
   ~Engine();
 
   Transport& transport() { return *transport_; }
+  std::shared_ptr<char> Scratch(int64_t bytes) { return scratch_->Take(bytes); }
   // Operations of one queue run one after the other. Collectives of a communicator share one; sends and receives have
   // one per peer and direction, so that two ranks may both send before they receive.
   struct Queue {
@@ -93,6 +105,7 @@ class Engine {
 
   std::unique_ptr<Transport> transport_;
   std::unique_ptr<FlightRecorder> recorder_;
+  std::shared_ptr<ScratchPool> scratch_ = std::make_shared<ScratchPool>();
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<Queue, std::deque<std::shared_ptr<Operation>>> queues_;

@@ -69,8 +69,9 @@ std::shared_ptr<Operation> GroupCommunicator::Begin(absl::string_view op, const 
   operation->channel = channel_;
   operation->tensors = std::move(tensors);
   if (options_.check == CommOptions::Check::kOff || size() == 1) return operation;
-  operation->scratch.emplace_back(static_cast<size_t>(size()) * sizeof(Header));
-  Header* headers = reinterpret_cast<Header*>(operation->scratch.back().data());
+  operation->scratch.push_back(engine_->Scratch(size() * static_cast<int64_t>(sizeof(Header))));
+  Header* headers = reinterpret_cast<Header*>(operation->scratch.back().get());
+  std::memset(static_cast<void*>(headers), 0, static_cast<size_t>(size()) * sizeof(Header));
   const std::string mine =
       absl::StrCat("#", operation->sequence, " ", op, " '", options.tag, "' ", DTypeName(dtype), " x ", count);
   std::strncpy(headers[rank_].text, mine.c_str(), sizeof(Header) - 1);
@@ -114,8 +115,8 @@ WorkPtr GroupCommunicator::AllReduce(const Tensor& x, ReduceOp op, CallOptions o
   }
   const std::vector<int64_t> at = small ? std::vector<int64_t>(n + 1, 0) : Offsets(counts);
   const int64_t mine = counts[rank_];
-  operation->scratch.emplace_back(static_cast<size_t>(mine * element * n));
-  char* incoming = operation->scratch.back().data();
+  operation->scratch.push_back(engine_->Scratch(mine * element * n));
+  char* incoming = operation->scratch.back().get();
   Phase scatter;
   Exchange(scatter, Way::kSend, [&](int peer) {
     return std::pair{static_cast<void*>(Bytes(x, at[peer])), counts[peer] * element};
@@ -155,8 +156,8 @@ WorkPtr GroupCommunicator::ReduceScatterV(const Tensor& in, absl::Span<const int
   auto operation = Begin("reduce_scatter", options, in.dtype(), in.size(), {in, out});
   const int n = size();
   const int64_t element = DTypeBytes(in.dtype()), mine = counts[rank_];
-  operation->scratch.emplace_back(static_cast<size_t>(mine * element * n));
-  char* incoming = operation->scratch.back().data();
+  operation->scratch.push_back(engine_->Scratch(mine * element * n));
+  char* incoming = operation->scratch.back().get();
   Phase scatter;
   Exchange(scatter, Way::kSend, [&](int peer) {
     return std::pair{static_cast<void*>(Bytes(in, at[peer])), counts[peer] * element};
