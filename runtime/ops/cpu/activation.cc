@@ -1,4 +1,5 @@
 // GELU, SwiGLU, rotary positions, dropout: one pass over rows.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -31,20 +32,25 @@ void RopeRows(OpContext& ctx, const Tensor& x, const Tensor& positions, float th
     frequency[i] = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(size));
   const A sign = direction == Direction::kForward ? A(1) : A(-1);
   const int32_t* position = positions.data<int32_t>();
-  ctx.pool->ParallelFor(tokens, cpu::RowGrain(heads * size), [&](int64_t begin, int64_t end) {
-    A* cosine = cpu::Scratch<A>(ScratchSlot::kRow0, size);
-    A* sine = cosine + half;
-    for (int64_t t = begin; t < end; ++t) {
-      // Consecutive positions: turning by one step's angle would drift, so each angle is taken afresh.
+  // Sequences start at 0 again and again: one row of cosines and sines per position, not per token.
+  const int64_t rows = tokens == 0 ? 0 : *std::max_element(position, position + tokens) + 1;
+  A* table = cpu::Scratch<A>(ScratchSlot::kTile5, rows * size);
+  ctx.pool->ParallelFor(rows, cpu::RowGrain(16 * size), [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
       for (int64_t i = 0; i < half; ++i) {
-        const double angle = position[t] * frequency[i];
-        cosine[i] = static_cast<A>(std::cos(angle));
-        sine[i] = static_cast<A>(std::sin(angle));
+        const double angle = static_cast<double>(p) * frequency[i];
+        table[p * size + i] = static_cast<A>(std::cos(angle));
+        table[p * size + half + i] = static_cast<A>(std::sin(angle));
       }
+    }
+  });
+  ctx.pool->ParallelFor(tokens, cpu::RowGrain(heads * size), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const A* cosine = table + position[t] * size;
       for (int64_t h = 0; h < heads; ++h) {
         T* row = x.data<T>() + t * x.stride(0) + h * x.stride(1);
         A* wide = const_cast<A*>(cpu::ReadRow(row, size, ScratchSlot::kRow1));
-        cpu::RopeRow(wide, cosine, sine, size, sign);
+        cpu::RopeRow(wide, cosine, cosine + half, size, sign);
         cpu::StoreRow(wide, size, row);
       }
     }
