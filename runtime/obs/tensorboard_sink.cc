@@ -73,7 +73,8 @@ absl::StatusOr<std::unique_ptr<TensorBoardSink>> TensorBoardSink::Open(const std
   SHOAL_RETURN_IF_ERROR(PosixFiles().MakeDirs(folder));
   char host[256] = {};
   ::gethostname(host, sizeof(host) - 1);
-  const std::string path = absl::StrCat(folder, "/events.out.tfevents.", static_cast<int64_t>(WallTime()), ".", host, ".", ::getpid());
+  const std::string path =
+      absl::StrCat(folder, "/events.out.tfevents.", static_cast<int64_t>(WallTime()), ".", host, ".", ::getpid());
   std::FILE* file = std::fopen(path.c_str(), "wbe");
   if (file == nullptr) return EnvironmentError(absl::StrCat(path, ": ", std::strerror(errno)));
   auto sink = std::unique_ptr<TensorBoardSink>(new TensorBoardSink(path, file));
@@ -93,7 +94,8 @@ absl::Status TensorBoardSink::Append(const std::string& event) {
     if (record.size() > sizeof(length)) record += event;
     record.append(reinterpret_cast<const char*>(&crc), sizeof(crc));
   }
-  if (std::fwrite(record.data(), 1, record.size(), file_) == record.size() && std::fflush(file_) == 0) return absl::OkStatus();
+  if (std::fwrite(record.data(), 1, record.size(), file_) == record.size() && std::fflush(file_) == 0)
+    return absl::OkStatus();
   return EnvironmentError(absl::StrCat(path_, ": ", std::strerror(errno)));
 }
 
@@ -121,15 +123,16 @@ absl::Status TensorBoardSink::Write(const StepRecord& r) {
 absl::Status WritePrometheus(const std::string& path, const std::string& job, const StepRecord& r) {
   std::string text;
   const auto gauge = [&](const char* name, double value, const char* help) {
-    absl::StrAppend(&text, "# HELP shoal_", name, " ", help, "\n# TYPE shoal_", name, " gauge\nshoal_", name, "{job=\"", job, "\"} ",
-                    std::isfinite(value) ? absl::StrCat(value) : "NaN", "\n");
+    absl::StrAppend(&text, "# HELP shoal_", name, " ", help, "\n# TYPE shoal_", name, " gauge\nshoal_", name, "{job=\"",
+                    job, "\"} ", std::isfinite(value) ? absl::StrCat(value) : "NaN", "\n");
   };
   gauge("step", static_cast<double>(r.step), "optimizer steps done");
   gauge("loss", r.loss, "training loss of the newest step");
   gauge("grad_norm", r.grad_norm, "global gradient norm before clipping");
   gauge("learning_rate", r.learning_rate, "scheduled learning rate");
   gauge("step_seconds", r.seconds, "wall time of the newest step");
-  gauge("tokens_per_second", r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0, "predictions per second, all ranks");
+  gauge("tokens_per_second", r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0,
+        "predictions per second, all ranks");
   gauge("comm_exposed_seconds", r.comm_exposed_seconds, "communication not hidden behind computation");
   gauge("memory_bytes", static_cast<double>(r.memory_bytes), "resident high-water of rank 0");
   gauge("eta_seconds", r.eta_seconds, "time left");

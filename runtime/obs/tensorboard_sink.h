@@ -30,8 +30,8 @@ class TensorBoardSink {
   std::FILE* file_;
 };
 
-// The newest step's values in Prometheus text format, for node_exporter's textfile collector. Replaced by a rename, so a
-// reader sees all or nothing; not synced.
+// The newest step's values in Prometheus text format, for node_exporter's textfile collector. Replaced by a rename, so
+// a reader sees all or nothing; not synced.
 absl::Status WritePrometheus(const std::string& path, const std::string& job, const StepRecord& record);
 
 }  // namespace shoal
