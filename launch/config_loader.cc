@@ -108,7 +108,11 @@ class Parser : public pb::io::ErrorCollector {
     const auto& text = tokens_.current().text;
     if (field.is_repeated() && text == "[") {
       tokens_.Next();
-      while (tokens_.current().text != "]" && tokens_.current().type != Tokenizer::TYPE_END) {
+      for (;;) {
+        const std::string& at = tokens_.current().text;
+        if (tokens_.current().type == Tokenizer::TYPE_END || at == "}" || at == ">")
+          return Error(absl::StrCat("the list ", path, " is not closed: ']' is missing"));
+        if (at == "]") break;
         One(message, field, path, true);
         if (tokens_.current().text == ",") tokens_.Next();
       }

@@ -71,6 +71,8 @@ Prediction PredictMemory(const config::Job& job, int ranks) {
   p.gradients = (*dp)->grad_bytes();
   p.masters = (*dp)->master_bytes();
   p.optimizer = OptimizerState(**optimizer, (*dp)->pieces(), DeviceKind::kMeta).bytes();
+  p.checkpoint = p.optimizer;
+  for (const OwnedPiece& piece : (*dp)->pieces()) p.checkpoint += (piece.end - piece.begin) * 4;
 
   auto arena = Arena::Create(int64_t{1} << 46, DeviceKind::kMeta);
   CHECK(arena.ok()) << arena.status();
@@ -92,11 +94,11 @@ Prediction PredictMemory(const config::Job& job, int ranks) {
   return p;
 }
 
-double MeasureSgemmPeak(ThreadPool& pool) {
+double MeasureProductPeak(ThreadPool& pool, DType dtype) {
   constexpr int64_t kSide = 768;
   constexpr double kSeconds = 0.05;
   OpContext ctx{.pool = &pool};
-  const Tensor a = Tensor::Zeros({kSide, kSide}, DType::kF32), b = Tensor::Zeros({kSide, kSide}, DType::kF32),
+  const Tensor a = Tensor::Zeros({kSide, kSide}, dtype), b = Tensor::Zeros({kSide, kSide}, dtype),
                c = Tensor::Zeros({kSide, kSide}, DType::kF32);
   ops::Fill(ctx, a, 1);
   ops::Fill(ctx, b, 1);

@@ -152,7 +152,7 @@ class Trainer {
     const Prediction prediction = PredictMemory(job_, world_.size());
     predicted_bytes_ = prediction.total();
     if (options_.console == TrainerOptions::Console::kStepLines)
-      peak_flops_ = MeasureSgemmPeak(*rank_.pool) * world_.size();
+      peak_flops_ = MeasureProductPeak(*rank_.pool, ComputeType(job_)) * world_.size();
     Say(absl::StrFormat(
         "model: %s parameters; %s per rank predicted (weights %s, gradients %s, optimizer %s, activations %s)",
         HumanCount(static_cast<double>(ParameterCount(transformer))), HumanBytes(static_cast<double>(predicted_bytes_)),
@@ -337,6 +337,7 @@ class Trainer {
                                             squares / static_cast<double>(std::max<int64_t>(1, record.tokens))) *
                          static_cast<double>(record.tokens);
     if (peak_flops_ > 0) record.mfu = flops / record.seconds / peak_flops_;
+    if (record.mfu > 1.05) record.mfu = 0;  // the probe was disturbed: no figure is better than a wrong one
     const double fraction = Progress().In(job_.duration()) / Length(job_.duration());
     if (fraction > start_fraction_)
       record.eta_seconds = (Now() - started_) * std::max(0.0, 1 - fraction) / (fraction - start_fraction_);

@@ -85,7 +85,8 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
     auto& buffers = b.buckets.emplace_back();
     SHOAL_ASSIGN_OR_RETURN(buffers.weights, FlatBuffer(bucket.size, options.compute, options.device, "weights"));
     SHOAL_ASSIGN_OR_RETURN(buffers.grads, FlatBuffer(bucket.size, grad_type, options.device, "gradients"));
-    const auto [begin, count] = Run(bucket, mesh.rank(), options.zero_stage);
+    const auto run = Run(bucket, mesh.rank(), options.zero_stage);
+    const int64_t begin = run.first, count = run.second;
     if (options.compute == DType::kBF16) {
       SHOAL_ASSIGN_OR_RETURN(buffers.masters, FlatBuffer(count, DType::kF32, options.device, "master weights"));
     } else {

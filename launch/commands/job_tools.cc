@@ -47,7 +47,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   const auto& t = job->model().transformer();
   const Prediction p = PredictMemory(*job, ranks);
   ThreadPool pool(1);
-  const double peak = MeasureSgemmPeak(pool);
+  const double peak = MeasureProductPeak(pool, DType::kF32);
   const auto line = [](const char* what, int64_t bytes) {
     std::cout << absl::StrFormat("  %-34s %12s\n", what, HumanBytes(static_cast<double>(bytes)));
   };
@@ -60,6 +60,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("optimizer state", p.optimizer);
   line("activations (saved for backward)", p.saved);
   line("activations (peak)", p.activations);
+  line("copy for checkpoints", p.checkpoint);
   line("program", p.program);
   line("total", p.total());
   const double flops = p.cost.matmul_flops + p.cost.attention_flops;

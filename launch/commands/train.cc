@@ -139,6 +139,10 @@ int RunTrain(const TrainArgs& args) {
   }
   auto world = MpiWorld(options);
   if (!world.ok()) AbortJob(Fail(world.status()));
+  if (job->comm().fake()) {
+    AbortJob(Fail(absl::InvalidArgumentError(
+        "comm.fake is true under mpirun: ranks would train apart. Use it with --local_ranks, or `shoal bench step`")));
+  }
   const absl::Status status = TrainRank(args, *job, run_dir, how_to_stop, **world);
   if (!status.ok()) {
     // What all ranks share is said once: rank 0's abort ends the others while they wait.

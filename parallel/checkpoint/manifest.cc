@@ -37,8 +37,17 @@ std::string ManifestText(const Manifest& m) {
 }
 
 absl::StatusOr<Manifest> ParseManifest(absl::string_view text) {
-  const json root = json::parse(text.begin(), text.end(), nullptr, false);
+  // Every number of a manifest is whole; one that fits no integer reads as a double, which converts to anything.
+  bool whole = true;
+  const json root = json::parse(
+      text.begin(), text.end(),
+      [&](int, json::parse_event_t event, json& value) {
+        if (event == json::parse_event_t::value && value.is_number_float()) whole = false;
+        return true;
+      },
+      false);
   if (!root.is_object()) return absl::DataLossError("is no JSON object: truncated or damaged");
+  if (!whole) return absl::DataLossError("one of its numbers is no whole 64-bit number: damaged");
   if (root.value("format", json()) != "shoal checkpoint 1")
     return absl::DataLossError("its format is not 'shoal checkpoint 1'");
   Manifest m;

@@ -15,7 +15,7 @@ struct StepRecord {
   int64_t tokens = 0;  // predictions of this step, all ranks
   double forward_seconds = 0, backward_seconds = 0, comm_exposed_seconds = 0, optimizer_seconds = 0, data_seconds = 0;
   int64_t memory_bytes = 0, memory_predicted_bytes = 0;  // of rank 0, high-water; predicted 0: unknown
-  double mfu = 0;                                        // share of the measured sgemm peak; 0: unknown
+  double mfu = 0;  // share of the peak measured at start (products in compute dtype); 0: unknown
   double eta_seconds = 0;
   std::string slowest_rank;  // set when one rank is markedly slower
   double slowest_share = 0;  // share of steps in which it was the slowest

@@ -24,6 +24,7 @@ struct ErrorRow {
   const char* text;
   const char* message;
 };
+void PrintTo(const ErrorRow& row, std::ostream* out) { *out << row.text; }
 
 class ConfigErrorTable : public testing::TestWithParam<ErrorRow> {};
 TEST_P(ConfigErrorTable, NamesPlaceAndRemedy) { EXPECT_THAT(Errors(GetParam().text), HasSubstr(GetParam().message)); }
@@ -44,8 +45,10 @@ INSTANTIATE_TEST_SUITE_P(
                     ErrorRow{"duration { steps: 3 tokens: 4 }",
                              "'duration.tokens' and 'duration.steps' (job.textproto:1:12) exclude each other"},
                     ErrorRow{"log { tensorboard: yes }", "'log.tensorboard' is yes; it takes true or false"},
-                    ErrorRow{"optim {", "the group optim is not closed"}, ErrorRow{"seed: }", "'seed' has no value"},
-                    ErrorRow{"seed: {}", "'seed' is no group"},
+                    ErrorRow{"optim {", "the group optim is not closed"},
+                    ErrorRow{"data { dataset [ { path: \"x\" } }",
+                             "the list data.dataset is not closed: ']' is missing"},
+                    ErrorRow{"seed: }", "'seed' has no value"}, ErrorRow{"seed: {}", "'seed' is no group"},
                     ErrorRow{"= 3", "'=' where the name of a field should stand"}));
 
 TEST(Config, AllErrorsComeAtOnce) {
