@@ -132,9 +132,11 @@ int main(int argc, char** argv) {
   });
 
   std::string convert_from, convert_to;
-  auto* convert = app.add_subcommand("convert", "a checkpoint's weights to one safetensors file");
-  convert->add_option("run", convert_from, "run directory or checkpoint")->required();
-  convert->add_option("file", convert_to, "the .safetensors file to write")->required();
+  auto* convert = app.add_subcommand(
+      "convert", "weights to and from one safetensors file or a Hugging Face folder (GPT-2, LLaMA, Qwen3)");
+  convert->add_option("from", convert_from, "run directory, checkpoint, or Hugging Face folder")->required();
+  convert->add_option("to", convert_to, "FILE.safetensors in Shoal's names, or else a folder for transformers")
+      ->required();
   convert->callback([&] { code = shoal::RunConvert(convert_from, convert_to); });
 
   std::string stop_run, inspect_path, diff_a, diff_b, report_run, hang_run;

@@ -126,7 +126,7 @@ class Trainer {
     }
     if (!resumed) {
       if (job_.model().has_initial_weights()) {
-        SHOAL_RETURN_IF_ERROR(LoadWeightsFile(job_.model().initial_weights(), *model_, *rank_.pool, *dp_));
+        SHOAL_RETURN_IF_ERROR(LoadWeights(job_.model().initial_weights(), *model_, *rank_.pool, *dp_));
       } else {
         dp_->InitializeWeights(*rank_.pool, job_.seed());
       }

@@ -1,35 +1,76 @@
 #include "models/weights_file.h"
 
+#include <google/protobuf/text_format.h>
+
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "models/hugging_face.h"
 #include "parallel/checkpoint/safetensors.h"
 #include "runtime/base/status.h"
 
 namespace shoal {
 
-absl::Status LoadWeightsFile(const std::string& path, const Transformer& model, ThreadPool& pool, DataParallel& dp) {
-  SHOAL_ASSIGN_OR_RETURN(const auto file, SafetensorsFile::Open(path));
+namespace {
+
+absl::Status SameModel(const std::string& path, const config::TransformerConfig& theirs,
+                       const config::TransformerConfig& ours) {
+  std::vector<std::string> wrong;
+  const auto* descriptor = ours.GetDescriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const std::string& name = descriptor->field(i)->name();
+    // What only training reads, or (max_positions) what the tensors' shapes say where it matters.
+    if (name == "preset" || name == "dropout" || name == "init_std" || name == "max_positions") continue;
+    if (name == "rope_theta" && ours.positions() != config::TransformerConfig::ROPE) continue;
+    const auto text = [&](const config::TransformerConfig& c) {
+      std::string value;
+      google::protobuf::TextFormat::PrintFieldValueToString(c, descriptor->field(i), -1, &value);
+      return value;
+    };
+    if (text(theirs) != text(ours)) {
+      wrong.push_back(absl::StrCat("model.transformer.", name, " is ", text(ours), "; ", path, " has ", text(theirs)));
+    }
+  }
+  return wrong.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(wrong, "\n"));
+}
+
+}  // namespace
+
+absl::Status LoadWeights(const std::string& path, const Transformer& model, ThreadPool& pool, DataParallel& dp) {
+  std::map<std::string, Tensor> weights;
+  std::unique_ptr<SafetensorsFile> file;
+  if (IsHuggingFaceFolder(path)) {
+    SHOAL_ASSIGN_OR_RETURN(HuggingFaceModel read, ReadHuggingFace(path));
+    SHOAL_RETURN_IF_ERROR(SameModel(path, read.config, model.config()));
+    weights = std::move(read.weights);
+  } else {
+    SHOAL_ASSIGN_OR_RETURN(file, SafetensorsFile::Open(path));
+    for (const auto& [name, entry] : file->entries()) weights[name] = file->View(entry);
+  }
   OpContext ctx{.pool = &pool};
   for (const Param* param : model.params()) {
-    const auto at = file->entries().find(param->name);
-    if (at == file->entries().end())
+    const auto at = weights.find(param->name);
+    if (at == weights.end())
       return absl::DataLossError(absl::StrCat(path, ": tensor '", param->name, "' is missing; the model needs it"));
-    if (at->second.shape != param->shape) {
+    if (at->second.shape() != param->shape) {
       return absl::DataLossError(absl::StrCat(path, ": tensor '", param->name, "' has shape ",
-                                              ShapeString(at->second.shape), ", the model's has ",
+                                              ShapeString(at->second.shape()), ", the model's has ",
                                               ShapeString(param->shape)));
     }
-    ops::Copy(ctx, file->View(at->second), dp.Weight(*param));
+    ops::Copy(ctx, at->second, dp.Weight(*param));
     for (OwnedPiece& piece : dp.pieces()) {
       if (piece.param == param)
-        ops::Copy(ctx, file->View(at->second).View({param->size()}).Rows(piece.begin, piece.end), piece.master);
+        ops::Copy(ctx, at->second.View({param->size()}).Rows(piece.begin, piece.end), piece.master);
     }
+    weights.erase(at);
   }
-  for (const auto& [name, entry] : file->entries()) {
-    bool known = false;
-    for (const Param* param : model.params()) known = known || param->name == name;
-    if (!known)
-      return absl::DataLossError(absl::StrCat(path, ": tensor '", name, "' belongs to no parameter of this model"));
-  }
+  if (!weights.empty())
+    return absl::DataLossError(
+        absl::StrCat(path, ": tensor '", weights.begin()->first, "' belongs to no parameter of this model"));
   return absl::OkStatus();
 }
 

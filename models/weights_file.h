@@ -1,4 +1,4 @@
-// Whole weights in one safetensors file, in Shoal's names and true shapes.
+// Weights to start from: one safetensors file in Shoal's names and true shapes, or a Hugging Face folder.
 #pragma once
 
 #include <string>
@@ -9,7 +9,8 @@
 
 namespace shoal {
 
-// Fills `dp` (weights and masters) from `path`, f32 or bf16. DataLoss names a missing or extra tensor, or both shapes.
-absl::Status LoadWeightsFile(const std::string& path, const Transformer& model, ThreadPool& pool, DataParallel& dp);
+// Fills `dp` (weights and masters) from `path`, f32 or bf16. DataLoss names a missing or extra tensor, or both shapes;
+// InvalidArgument names what a Hugging Face folder's config.json says otherwise than the job.
+absl::Status LoadWeights(const std::string& path, const Transformer& model, ThreadPool& pool, DataParallel& dp);
 
 }  // namespace shoal

@@ -45,13 +45,6 @@ int RunDataInfo(const std::string& path) {
 int RunInspect(const std::string& path) { return Print(InspectCheckpoint(path)); }
 int RunDiff(const std::string& a, const std::string& b) { return Print(DiffCheckpoints(a, b)); }
 
-int RunConvert(const std::string& from, const std::string& to) {
-  const absl::Status status = ExportWeights(from, to);
-  if (!status.ok()) return Fail(status);
-  std::cout << to << " holds the weights of " << from << "\n";
-  return 0;
-}
-
 int RunReport(const std::string& run) {
   const absl::Status status = WriteReport(run);
   if (!status.ok()) return Fail(status);

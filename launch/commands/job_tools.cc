@@ -1,9 +1,10 @@
-// validate, plan, sample, eval: what needs a job and at most one rank.
+// validate, plan, sample, eval, convert: what needs a job and at most one rank.
 #include <algorithm>
 #include <cmath>
 #include <iostream>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "comm/world.h"
 #include "launch/batch_on_device.h"
@@ -11,9 +12,11 @@
 #include "launch/config_loader.h"
 #include "launch/predict.h"
 #include "launch/resolve.h"
+#include "models/hugging_face.h"
 #include "models/sampling.h"
 #include "models/transformer_spec.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
+#include "parallel/checkpoint/safetensors.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
@@ -86,16 +89,20 @@ struct Restored {
   }
 };
 
+// The job of a run directory, or of a checkpoint two folders below one.
+absl::StatusOr<config::Job> JobOf(const std::string& run, const std::string& checkpoint) {
+  std::string path = run + "/job.textproto";
+  for (const char* up : {"/../job.textproto", "/../../job.textproto"}) {
+    if (!PosixFiles().Exists(path)) path = checkpoint + up;
+  }
+  SHOAL_ASSIGN_OR_RETURN(LoadedJob loaded, LoadJob(path, {}));
+  return loaded.job;
+}
+
 absl::StatusOr<Restored> Restore(const std::string& run) {
   Restored r;
   SHOAL_ASSIGN_OR_RETURN(r.folder, FindCheckpoint(run));
-  // The job stands in the run directory, two folders above its checkpoints.
-  std::string job_path = run + "/job.textproto";
-  for (const char* up : {"/../job.textproto", "/../../job.textproto"}) {
-    if (!PosixFiles().Exists(job_path)) job_path = r.folder + up;
-  }
-  SHOAL_ASSIGN_OR_RETURN(LoadedJob loaded, LoadJob(job_path, {}));
-  r.job = loaded.job;
+  SHOAL_ASSIGN_OR_RETURN(r.job, JobOf(run, r.folder));
   r.model = std::make_unique<Transformer>(r.job.model().transformer());
   r.params = std::make_unique<LocalParams>(r.model->params(), DType::kF32);
   r.pool = std::make_unique<ThreadPool>(std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
@@ -114,7 +121,40 @@ absl::StatusOr<Restored> Restore(const std::string& run) {
   return r;
 }
 
+absl::Status ConvertFromHuggingFace(const std::string& from, const std::string& to) {
+  if (!absl::EndsWith(to, ".safetensors"))
+    return absl::InvalidArgumentError(
+        absl::StrCat(to, " does not end in .safetensors; that is what ", from, " can become"));
+  SHOAL_ASSIGN_OR_RETURN(const HuggingFaceModel model, ReadHuggingFace(from));
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, tensor] : model.weights) tensors.push_back({name, tensor});
+  SHOAL_RETURN_IF_ERROR(WriteSafetensors(PosixFiles(), to + ".tmp", tensors));
+  SHOAL_RETURN_IF_ERROR(PosixFiles().Rename(to + ".tmp", to));
+  config::Job job;
+  *job.mutable_model()->mutable_transformer() = model.config;
+  job.mutable_model()->set_initial_weights(to);
+  std::cout << "for the job file:\n" << JobText(job);
+  return absl::OkStatus();
+}
+
+absl::Status ConvertToHuggingFace(const std::string& from, const std::string& to) {
+  SHOAL_ASSIGN_OR_RETURN(const std::string folder, FindCheckpoint(from));
+  SHOAL_ASSIGN_OR_RETURN(const config::Job job, JobOf(from, folder));
+  SHOAL_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(folder));
+  return WriteHuggingFace(
+      job.model().transformer(), [&](const std::string& name) { return reader.Read(name); }, to);
+}
+
 }  // namespace
+
+int RunConvert(const std::string& from, const std::string& to) {
+  const absl::Status status = IsHuggingFaceFolder(from)            ? ConvertFromHuggingFace(from, to)
+                              : absl::EndsWith(to, ".safetensors") ? ExportWeights(from, to)
+                                                                   : ConvertToHuggingFace(from, to);
+  if (!status.ok()) return Fail(status);
+  std::cout << to << " holds the weights of " << from << "\n";
+  return 0;
+}
 
 int RunSample(const SampleArgs& args) {
   auto restored = Restore(args.run);

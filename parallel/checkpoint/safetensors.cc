@@ -31,6 +31,10 @@ const char* Code(DType t) {
 }
 
 bool FromCode(const std::string& code, DType* t) {
+  if (code == "BOOL") {  // masks that some models carry along
+    *t = DType::kU8;
+    return true;
+  }
   for (const DType candidate : {DType::kF32, DType::kBF16, DType::kF64, DType::kI32, DType::kI64, DType::kU8}) {
     if (code != Code(candidate)) continue;
     *t = candidate;
@@ -110,12 +114,18 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
 }
 
 Tensor SafetensorsFile::View(const SafetensorsEntry& entry) const {
+  // Writers other than ours may leave values at any byte.
+  if (entry.offset % DTypeBytes(entry.dtype) != 0) {
+    Tensor aligned = Tensor::Zeros(entry.shape, entry.dtype);
+    std::memcpy(aligned.raw(), file_->data() + entry.offset, static_cast<size_t>(entry.bytes));
+    return aligned;
+  }
   auto storage = std::make_shared<Storage>(const_cast<char*>(file_->data()), file_->size(), DeviceKind::kCpu, file_);
   return Tensor(std::move(storage), entry.offset, entry.shape, entry.dtype);
 }
 
 std::string SafetensorsHeader(absl::Span<const NamedTensor> tensors) {
-  json header = json::object();
+  json header = {{"__metadata__", {{"format", "pt"}}}};  // transformers asks for it
   int64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
     header[name] = {{"dtype", Code(tensor.dtype())},

@@ -42,12 +42,17 @@ check "sample" 0 "1" "$shoal" sample "$work/run" --prompt 1 --tokens 5
 check "inspect" 0 "tokens.weight" "$shoal" inspect "$work/run"
 check "diff" 0 "equal bit for bit" "$shoal" diff "$work/run" "$work/run"
 check "convert" 0 "holds the weights" "$shoal" convert "$work/run" "$work/w.safetensors"
+check "convert to a Hugging Face folder" 0 "holds the weights" "$shoal" convert "$work/run" "$work/hf"
+check "convert back" 0 "initial_weights: " "$shoal" convert "$work/hf" "$work/back.safetensors"
+check "there and back changes nothing" 0 "" cmp "$work/w.safetensors" "$work/back.safetensors"
 check "report" 0 "report.html" "$shoal" report "$work/run"
 check "why-hang" 0 "nothing hangs" "$shoal" why-hang "$work/run"
 check "stop of a finished run" 2 "is not running" "$shoal" stop "$work/run"
 check "launch prints" 0 "--map-by slot:PE=4 " "$shoal" launch "$work/job" --ranks 2 --threads 4 --print
 check "launch for Slurm" 0 "--signal=B:USR1@120" "$shoal" launch "$work/job" --ranks 8 --slurm
 check "initial weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run2" --set model.initial_weights="$work/w.safetensors"
+check "initial weights from Hugging Face" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run5" --set model.initial_weights="$work/hf"
+check "initial weights of another model" 2 "norm_epsilon" "$shoal" train "$work/job" --run_dir "$work/run6" --set model.initial_weights="$work/hf" --set model.transformer.norm_epsilon=1e-3
 check "truncated data" 3 "truncated" bash -c "head -c 30 $work/d.idx >$work/t.idx; cp $work/d.bin $work/t.bin; $shoal train $work/job --run_dir $work/run3 --set 'data.dataset={ path: \"$work/t\" }'"
 check "over-long documents" 3 "document" "$shoal" train "$work/job" --run_dir "$work/run4" --set data.over_long=ERROR
 echo "$(hostname) $$" >"$work/run/lock"
