@@ -24,6 +24,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "runtime/obs/span.h"
 #include "runtime/tensor/tensor.h"
 
 namespace shoal {
@@ -85,6 +86,9 @@ class Communicator {
   virtual absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, absl::string_view name) = 0;
   // Poisons this communicator and all split from the same world, here and (best effort) on the peers.
   virtual void Abort(const absl::Status& why) = 0;
+  // Operations of all communicators of this world report a span each from now on (Track::kComm); null: none. The sink
+  // must outlive the world or a later call with null.
+  virtual void set_spans(SpanSink* spans) = 0;
   // First error of this communicator, OK while healthy.
   virtual absl::Status health() const = 0;
 };

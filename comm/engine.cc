@@ -69,6 +69,11 @@ void Engine::Submit(const Queue& queue, std::shared_ptr<Operation> operation) {
   changed_.notify_one();
 }
 
+void Engine::set_spans(SpanSink* spans) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  spans_ = spans;
+}
+
 void Engine::Poison(const absl::Status& why) {
   transport_->Poison(why);
   changed_.notify_one();
@@ -79,6 +84,7 @@ bool Engine::Advance(Operation& op) {
   while (op.phase_ < op.phases.size()) {
     Phase& phase = op.phases[op.phase_];
     if (!op.started_) {
+      if (op.phase_ == 0) op.begun_ = SteadySeconds();
       op.transfers_.clear();
       for (const Phase::Message& m : phase.messages) {
         op.transfers_.push_back(m.way == Phase::Message::Way::kSend
@@ -166,6 +172,16 @@ void Engine::Loop() {
         {
           const std::lock_guard<std::mutex> lock(mutex_);
           queues_[key].pop_front();
+          if (spans_ != nullptr) {
+            Span span;
+            span.name = op->op;
+            span.note = op->tag;
+            span.track = Span::Track::kComm;
+            span.start = op->begun_;
+            span.seconds = SteadySeconds() - op->begun_;
+            span.bytes = static_cast<double>(op->bytes);
+            spans_->Add(span);
+          }
         }
         if (recorder_ != nullptr) recorder_->Leave(op->record_, FlightState::kDone);
         op->transfers_.clear();

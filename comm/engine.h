@@ -18,6 +18,7 @@
 #include "comm/communicator.h"
 #include "comm/flight_recorder.h"
 #include "comm/transport.h"
+#include "runtime/obs/span.h"
 
 namespace shoal {
 
@@ -69,6 +70,7 @@ class Operation : public Work {
   absl::Status status_;
   double seconds_ = 0;
   std::chrono::steady_clock::time_point submitted_;
+  double begun_ = 0;  // SteadySeconds
   size_t phase_ = 0;
   bool started_ = false;
   std::vector<std::unique_ptr<Transfer>> transfers_;  // of the present phase; null = through
@@ -92,6 +94,9 @@ class Engine {
     auto operator<=>(const Queue&) const = default;
   };
   void Submit(const Queue& queue, std::shared_ptr<Operation> operation);
+  // Operations done from now on report a span each, from the progress thread. Null: none. The sink must outlive the
+  // engine or a later call with null.
+  void set_spans(SpanSink* spans);
   void Poison(const absl::Status& why);
   absl::Status health() const { return transport_->health(); }
   int next_channel() const { return next_channel_; }
@@ -110,6 +115,7 @@ class Engine {
   std::condition_variable changed_;
   std::map<Queue, std::deque<std::shared_ptr<Operation>>> queues_;
   std::vector<std::shared_ptr<Operation>> graveyard_;
+  SpanSink* spans_ = nullptr;  // guarded by mutex_, also while it is used
   bool stop_ = false;
   std::atomic<int> next_channel_{2};
   std::thread thread_;

@@ -57,6 +57,7 @@ class FakeCommunicator : public Communicator {
     return std::unique_ptr<Communicator>(std::make_unique<FakeCommunicator>(rank_, size_, std::string(name)));
   }
   void Abort(const absl::Status& why) override { health_ = why; }
+  void set_spans(SpanSink*) override {}  // nothing takes time
   absl::Status health() const override { return health_; }
 
  private:

@@ -34,6 +34,7 @@ class GroupCommunicator : public Communicator {
   WorkPtr Barrier(CallOptions options) override;
   absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int key, absl::string_view name) override;
   void Abort(const absl::Status& why) override { engine_->Poison(why); }
+  void set_spans(SpanSink* spans) override { engine_->set_spans(spans); }
   absl::Status health() const override { return engine_->health(); }
 
  private:

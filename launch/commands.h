@@ -39,6 +39,14 @@ struct SampleArgs {
 int RunSample(const SampleArgs& args);
 int RunEval(const std::string& run, int64_t max_tokens);
 
+struct CalibrateArgs {
+  int threads = 0;               // 0: as a job that names none
+  int local_ranks = 0;           // 0: the launcher's, or one
+  std::string compute = "AUTO";  // AUTO, FP32 or BF16
+  std::string out;               // empty: CalibrationPath()
+};
+int RunCalibrate(CalibrateArgs args);
+
 int RunDataBuild(const std::vector<std::string>& inputs, const std::string& out);
 int RunDataInfo(const std::string& path);
 int RunInspect(const std::string& path);

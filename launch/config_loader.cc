@@ -415,8 +415,9 @@ void Flatten(const Message& message, const std::string& path, std::map<std::stri
 }
 
 bool AffectsResults(const std::string& field) {
-  for (const char* prefix : {"name", "log.", "checkpoint.", "debug.", "sample.", "eval.", "comm.",
-                             "data.prefetch_steps", "runtime.threads_per_rank", "runtime.activation_gib"}) {
+  for (const char* prefix : {"name", "log.", "checkpoint.", "debug.wait_for_debugger", "debug.check_numerics",
+                             "debug.grad_check", "sample.", "eval.", "comm.", "data.prefetch_steps",
+                             "runtime.threads_per_rank", "runtime.activation_gib", "runtime.calibration"}) {
     if (absl::StartsWith(field, prefix)) return false;
   }
   return true;

@@ -131,6 +131,17 @@ int main(int argc, char** argv) {
                                                         : LaunchMode::kRunMpirun);
   });
 
+  shoal::CalibrateArgs calibrate_args;
+  auto* calibrate = app.add_subcommand(
+      "calibrate", "measure this machine for half a minute, so that plan and train predict step times");
+  calibrate->add_option("--threads", calibrate_args.threads, "threads per rank")->check(CLI::PositiveNumber);
+  calibrate->add_option("--local-ranks", calibrate_args.local_ranks, "thread ranks of this process")
+      ->check(CLI::PositiveNumber);
+  calibrate->add_option("--compute", calibrate_args.compute, "AUTO, FP32 or BF16")
+      ->check(CLI::IsMember({"AUTO", "FP32", "BF16"}, CLI::ignore_case));
+  calibrate->add_option("--out", calibrate_args.out, "file; default ~/.cache/shoal/calibration.json");
+  calibrate->callback([&] { code = shoal::RunCalibrate(calibrate_args); });
+
   std::string convert_from, convert_to;
   auto* convert = app.add_subcommand(
       "convert", "weights to and from one safetensors file or a Hugging Face folder (GPT-2, LLaMA, Qwen3)");

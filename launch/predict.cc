@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 
 #include "comm/world.h"
 #include "models/transformer.h"
@@ -11,7 +12,6 @@
 #include "optim/optimizer_state.h"
 #include "parallel/data_parallel.h"
 #include "runtime/module/step_context.h"
-#include "runtime/obs/metrics_log.h"
 
 namespace shoal {
 namespace {
@@ -30,68 +30,135 @@ class MetaParams : public ParamSource {
   DType compute_;
 };
 
-// The largest micro-batch that the job's sizes allow a rank.
-std::vector<int32_t> LargestMicroBatch(const config::Job& job, int ranks) {
-  const int64_t longest = job.data().max_tokens();
-  int64_t tokens = 0;
-  const config::Size& size = job.has_micro_batch() ? job.micro_batch() : job.global_batch();
-  const int64_t share = job.has_micro_batch() ? 1 : ranks;
-  if (size.has_tokens())
-    tokens = (size.tokens() + share - 1) / share;
-  else
-    tokens = (size.sequences() + share - 1) / share * longest;
-  tokens = std::max(tokens, longest);
+std::vector<int32_t> Sequences(int64_t tokens, int64_t longest) {
   std::vector<int32_t> cu = {0};
   while (cu.back() < tokens) cu.push_back(static_cast<int32_t>(std::min<int64_t>(tokens, cu.back() + longest)));
   return cu;
 }
 
+// Tokens of a batch of this size.
+int64_t Tokens(const config::Size& size, int64_t longest) {
+  return size.has_tokens() ? size.tokens() : size.sequences() * longest;
+}
+
+DType ComputeType(const config::Job& job) {
+  return job.runtime().compute() == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
+}
+
+// Everything of a rank, on the meta device: rank 0 of a world in which every collective is done at once.
+class DryRun {
+ public:
+  DryRun(const config::Job& job, int ranks)
+      : job_(job),
+        model_(job.model().transformer(), job.parallel().recompute() == config::ParallelConfig::BLOCK
+                                              ? RecomputeBlocks::kYes
+                                              : RecomputeBlocks::kNo),
+        world_(FakeWorld(0, ranks)),
+        params_(ComputeType(job)) {
+    auto mesh = Mesh::Create(*world_, {});
+    CHECK(mesh.ok()) << mesh.status();
+    mesh_ = *std::move(mesh);
+    auto optimizer = MakeOptimizer(job.optim());
+    CHECK(optimizer.ok()) << optimizer.status();
+    optimizer_ = *std::move(optimizer);
+    auto dp = DataParallel::Create(model_.params(), *mesh_,
+                                   {.zero_stage = job.parallel().zero(),
+                                    .compute = ComputeType(job),
+                                    .bucket_bytes = static_cast<int64_t>(job.comm().bucket_mib() * (1 << 20)),
+                                    .granularity = optimizer_->granularity(),
+                                    .device = DeviceKind::kMeta});
+    CHECK(dp.ok()) << dp.status();
+    dp_ = *std::move(dp);
+    state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kMeta);
+    auto arena = Arena::Create(int64_t{1} << 46, DeviceKind::kMeta);
+    CHECK(arena.ok()) << arena.status();
+    arena_ = *std::move(arena);
+  }
+
+  // Forward and backward of one micro-batch; returns the bytes that forward keeps for backward.
+  int64_t ForwardBackward(const std::vector<int32_t>& cu_seqlens, CostSheet* cost) {
+    auto layout = std::make_shared<SeqLayout>();
+    layout->cu_seqlens = cu_seqlens;
+    const int64_t tokens = layout->tokens();
+    layout->positions = Tensor::Zeros({tokens}, DType::kI32, DeviceKind::kMeta);
+    layout->labels = layout->positions;
+    layout->token_counters = Tensor::Zeros({tokens}, DType::kI64, DeviceKind::kMeta);
+    layout->max_len = job_.data().max_tokens();
+    StepContext ctx({.ops = {.cost = cost}, .arena = arena_.get(), .params = &params_, .compute = ComputeType(job_)});
+    const Batch y = model_.Forward(ctx, {Tensor::Zeros({tokens}, DType::kI32, DeviceKind::kMeta), layout});
+    const int64_t saved = arena_->frame_bytes();
+    model_.Backward(ctx, y);
+    return saved;
+  }
+
+  const DataParallel& dp() const { return *dp_; }
+  const Arena& arena() const { return *arena_; }
+  OptimizerState& state() { return *state_; }
+  Mesh& mesh() { return *mesh_; }
+
+ private:
+  const config::Job& job_;
+  Transformer model_;
+  std::unique_ptr<Communicator> world_;
+  MetaParams params_;
+  std::unique_ptr<Mesh> mesh_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<DataParallel> dp_;
+  std::unique_ptr<OptimizerState> state_;
+  std::unique_ptr<Arena> arena_;
+};
+
 }  // namespace
 
-Prediction PredictMemory(const config::Job& job, int ranks) {
+Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoints) {
+  DryRun dry(job, ranks);
   Prediction p;
-  const DType compute = job.runtime().compute() == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
-  Transformer model(job.model().transformer(), job.parallel().recompute() == config::ParallelConfig::BLOCK
-                                                   ? RecomputeBlocks::kYes
-                                                   : RecomputeBlocks::kNo);
-  // Rank 0 of a world in which every collective is done at once.
-  const auto world = FakeWorld(0, ranks);
-  auto mesh = Mesh::Create(*world, {});
-  CHECK(mesh.ok()) << mesh.status();
-  auto optimizer = MakeOptimizer(job.optim());
-  CHECK(optimizer.ok()) << optimizer.status();
-  auto dp = DataParallel::Create(model.params(), **mesh,
-                                 {.zero_stage = job.parallel().zero(),
-                                  .compute = compute,
-                                  .bucket_bytes = static_cast<int64_t>(job.comm().bucket_mib() * (1 << 20)),
-                                  .granularity = (*optimizer)->granularity(),
-                                  .device = DeviceKind::kMeta});
-  CHECK(dp.ok()) << dp.status();
-  p.weights = (*dp)->weight_bytes();
-  p.gradients = (*dp)->grad_bytes();
-  p.masters = (*dp)->master_bytes();
-  p.optimizer = OptimizerState(**optimizer, (*dp)->pieces(), DeviceKind::kMeta).bytes();
-  p.checkpoint = p.optimizer;
-  for (const OwnedPiece& piece : (*dp)->pieces()) p.checkpoint += (piece.end - piece.begin) * 4;
-
-  auto arena = Arena::Create(int64_t{1} << 46, DeviceKind::kMeta);
-  CHECK(arena.ok()) << arena.status();
-  MetaParams params(compute);
-  auto layout = std::make_shared<SeqLayout>();
-  layout->cu_seqlens = LargestMicroBatch(job, ranks);
-  p.micro_tokens = layout->tokens();
-  layout->positions = Tensor::Zeros({p.micro_tokens}, DType::kI32, DeviceKind::kMeta);
-  layout->labels = layout->positions;
-  layout->token_counters = Tensor::Zeros({p.micro_tokens}, DType::kI64, DeviceKind::kMeta);
-  layout->max_len = job.data().max_tokens();
-  StepContext ctx({.ops = {.cost = &p.cost}, .arena = arena->get(), .params = &params, .compute = compute});
-  const Batch y = model.Forward(ctx, {Tensor::Zeros({p.micro_tokens}, DType::kI32, DeviceKind::kMeta), layout});
-  p.saved = (*arena)->frame_bytes();
-  model.Backward(ctx, y);
-  p.activations = (*arena)->peak();
+  p.weights = dry.dp().weight_bytes();
+  p.gradients = dry.dp().grad_bytes();
+  p.masters = dry.dp().master_bytes();
+  p.optimizer = dry.state().bytes();
+  if (checkpoints == Checkpoints::kYes) {
+    p.checkpoint = p.optimizer;
+    for (const OptimizerPiece& piece : dry.state().pieces()) p.checkpoint += piece.master.size() * 4;
+  }
+  const int64_t longest = job.data().max_tokens();
+  const int64_t share = job.has_micro_batch() ? Tokens(job.micro_batch(), longest)
+                                              : (Tokens(job.global_batch(), longest) + ranks - 1) / ranks;
+  p.micro_tokens = std::max(share, longest);
+  p.saved = dry.ForwardBackward(Sequences(p.micro_tokens, longest), nullptr);
+  p.activations = dry.arena().peak();
   constexpr int64_t kProgram = 24 << 20;  // libraries, MPI, prefetched batches: measured on an empty model
   p.program = kProgram;
   return p;
+}
+
+std::vector<std::vector<int32_t>> FullBatch(const config::Job& job, int ranks) {
+  const int64_t longest = job.data().max_tokens();
+  const int64_t share = std::max(longest, Tokens(job.global_batch(), longest) / ranks);
+  const int64_t micro = job.has_micro_batch() ? std::max(longest, Tokens(job.micro_batch(), longest)) : share;
+  std::vector<std::vector<int32_t>> batches;
+  for (int64_t left = share; left > 0; left -= micro) batches.push_back(Sequences(std::min(left, micro), longest));
+  return batches;
+}
+
+CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const std::vector<int32_t>> micro_batches) {
+  DryRun dry(job, ranks);
+  CostSheet cost;
+  for (const auto& micro : micro_batches) {
+    if (micro.back() > 0) dry.ForwardBackward(micro, &cost);
+  }
+  OpContext ops{.cost = &cost};
+  for (const OptimizerPiece& piece : dry.state().pieces()) ops::SumOfSquares(ops, piece.grad);
+  for (const auto& [name, bytes] : StepTraffic(dry.dp(), dry.state(), dry.mesh())) cost.ops[name] += {1, 0, bytes};
+  return cost;
+}
+
+std::map<std::string, double> StepTraffic(const DataParallel& dp, const OptimizerState& state, const Mesh& mesh) {
+  const bool alone = mesh.size() == 1;
+  return {{"reduce", alone ? 0.0 : static_cast<double>(dp.grad_bytes())},
+          {"scalars", alone ? 0.0 : 8.0 * (3 + mesh.size())},
+          {"optimizer", static_cast<double>(state.update_bytes())},
+          {"publish", alone && dp.master_bytes() == 0 ? 0.0 : static_cast<double>(dp.weight_bytes())}};
 }
 
 double MeasureProductPeak(ThreadPool& pool, DType dtype) {

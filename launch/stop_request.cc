@@ -2,8 +2,14 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 
 namespace shoal {
 namespace {
@@ -37,5 +43,12 @@ bool LeaveStopFile(const std::string& run_dir) {
 }
 
 void RemoveStopFile(const std::string& run_dir) { ::unlink(StopPath(run_dir).c_str()); }
+
+double AllocationSecondsLeft() {
+  const char* end = std::getenv("SLURM_JOB_END_TIME");
+  double seconds = 0;
+  if (end == nullptr || !absl::SimpleAtod(end, &seconds)) return -1;
+  return std::max(0.0, seconds - absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch()));
+}
 
 }  // namespace shoal

@@ -20,4 +20,8 @@ bool StopFileExists(const std::string& run_dir);
 bool LeaveStopFile(const std::string& run_dir);
 void RemoveStopFile(const std::string& run_dir);
 
+// Seconds until the Slurm allocation of this process ends (SLURM_JOB_END_TIME); negative: no allocation, or no end
+// known.
+double AllocationSecondsLeft();
+
 }  // namespace shoal

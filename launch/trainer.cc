@@ -1,17 +1,24 @@
 #include "launch/trainer.h"
 
-#include <chrono>
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <iostream>
 #include <limits>
+#include <map>
 #include <memory>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "comm/clock.h"
 #include "launch/batch_on_device.h"
+#include "launch/calibration.h"
+#include "launch/grad_check.h"
 #include "launch/predict.h"
 #include "launch/progress_state.h"
 #include "launch/stop_request.h"
@@ -26,6 +33,7 @@
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
 #include "runtime/base/file_system.h"
+#include "runtime/base/memory.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
 #include "runtime/data/loader.h"
@@ -33,11 +41,12 @@
 #include "runtime/module/step_context.h"
 #include "runtime/obs/metrics_log.h"
 #include "runtime/obs/tensorboard_sink.h"
+#include "runtime/obs/trace.h"
 
 namespace shoal {
 namespace {
 
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double Now() { return SteadySeconds(); }
 
 DType ComputeType(const config::Job& job) {
   return job.runtime().compute() == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
@@ -52,7 +61,13 @@ bool Crossed(const config::Duration& every, const RunProgress& before, const Run
 class Trainer {
  public:
   Trainer(RankContext& rank, Communicator& world, const TrainerOptions& options)
-      : rank_(rank), world_(world), options_(options), job_(options.job), guard_(job_.optim().guard()) {}
+      : rank_(rank),
+        world_(world),
+        options_(options),
+        job_(options.job),
+        guard_(job_.optim().guard()),
+        spans_(options.spans) {}
+  ~Trainer() { world_.set_spans(nullptr); }
 
   absl::StatusOr<TrainOutcome> Run() {
     SHOAL_RETURN_IF_ERROR(SetUp());
@@ -60,8 +75,10 @@ class Trainer {
     TrainOutcome outcome;
     bool stop = false;
     while (!stop && Progress().In(job_.duration()) < Length(job_.duration())) {
+      SHOAL_RETURN_IF_ERROR(TraceOnOrOff());
       SHOAL_ASSIGN_OR_RETURN(stop, Step());
     }
+    SHOAL_RETURN_IF_ERROR(EndTrace());
     outcome.end = stop ? TrainOutcome::End::kStopped : TrainOutcome::End::kFinished;
     if (!stop && evaluated_step_ != progress_.step) SHOAL_RETURN_IF_ERROR(Evaluate());
     SHOAL_RETURN_IF_ERROR(Save());
@@ -69,6 +86,12 @@ class Trainer {
     outcome.step = progress_.step;
     outcome.last_loss = last_.loss;
     outcome.eval_loss = eval_loss_;
+    if (predicted_seconds_ > 0) {
+      Say(absl::StrFormat("step time: predicted %.0f ms, measured %.0f ms (median); memory: predicted %s, measured %s",
+                          predicted_seconds_ * 1e3, MedianStepSeconds() * 1e3,
+                          HumanBytes(static_cast<double>(predicted_bytes_)),
+                          HumanBytes(static_cast<double>(memory_peak_))));
+    }
     if (options_.weights != nullptr) {
       for (const Param* param : model_->params()) {
         const Tensor w = dp_->Weight(*param);
@@ -91,6 +114,7 @@ class Trainer {
   }
 
   absl::Status SetUp() {
+    SHOAL_RETURN_IF_ERROR(CheckMemory());
     SHOAL_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, {}));
     const auto& transformer = job_.model().transformer();
     SHOAL_ASSIGN_OR_RETURN(data_, TrainingData::Open(job_.data(), transformer.vocabulary()));
@@ -149,19 +173,120 @@ class Trainer {
         SHOAL_ASSIGN_OR_RETURN(tensorboard_, TensorBoardSink::Open(options_.run_dir + "/tensorboard"));
       }
     }
-    const Prediction prediction = PredictMemory(job_, world_.size());
-    predicted_bytes_ = prediction.total();
     if (options_.console == TrainerOptions::Console::kStepLines)
       peak_flops_ = MeasureProductPeak(*rank_.pool, ComputeType(job_)) * world_.size();
-    Say(absl::StrFormat(
-        "model: %s parameters; %s per rank predicted (weights %s, gradients %s, optimizer %s, activations %s)",
-        HumanCount(static_cast<double>(ParameterCount(transformer))), HumanBytes(static_cast<double>(predicted_bytes_)),
-        HumanBytes(static_cast<double>(prediction.weights)), HumanBytes(static_cast<double>(prediction.gradients)),
-        HumanBytes(static_cast<double>(prediction.optimizer)),
-        HumanBytes(static_cast<double>(prediction.activations))));
     started_ = Now();
     start_fraction_ = Progress().In(job_.duration()) / Length(job_.duration());
     return absl::OkStatus();
+  }
+
+  // What the ranks of a host will take must be there, before anything is allocated. Collective.
+  absl::Status CheckMemory() {
+    const Prediction p =
+        PredictMemory(job_, world_.size(), options_.run_dir.empty() ? Checkpoints::kNo : Checkpoints::kYes);
+    predicted_bytes_ = p.total();
+    const auto human = [](int64_t bytes) { return HumanBytes(static_cast<double>(bytes)); };
+    Say(absl::StrFormat(
+        "model: %s parameters; %s per rank predicted (weights %s, gradients %s, optimizer %s, activations %s)",
+        HumanCount(static_cast<double>(ParameterCount(job_.model().transformer()))), human(predicted_bytes_),
+        human(p.weights + p.masters), human(p.gradients), human(p.optimizer), human(p.activations)));
+    const int64_t available = AvailableBytes();
+    SHOAL_ASSIGN_OR_RETURN(
+        const auto hosts,
+        AllGatherStrings(world_, absl::StrCat(rank_.host, " ", available > 0 ? available : 0), {.tag = "memory"}));
+    std::map<std::string, std::pair<int64_t, int64_t>> ranks_and_bytes;  // by host; the least that a rank of it saw
+    for (const std::string& text : hosts) {
+      const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits(' ', 1));
+      int64_t bytes = 0;
+      if (!absl::SimpleAtoi(parts.second, &bytes)) continue;
+      auto& [ranks, least] = ranks_and_bytes[parts.first];
+      least = ranks++ == 0 ? bytes : std::min(least, bytes);
+    }
+    for (const auto& [host, have] : ranks_and_bytes) {
+      const auto& [ranks, bytes] = have;
+      if (bytes == 0 || ranks * predicted_bytes_ <= bytes) continue;
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "too little memory", host.empty() ? "" : " on ", host, ": ", ranks,
+          ranks == 1 ? " rank needs " : " ranks need ", human(ranks * predicted_bytes_), ", ", human(bytes),
+          " is available. Of each rank: weights ", human(p.weights + p.masters), ", gradients ", human(p.gradients),
+          ", optimizer ", human(p.optimizer), ", activations ", human(p.activations), ", copy for checkpoints ",
+          human(p.checkpoint),
+          ". Take a smaller micro_batch, parallel { recompute: BLOCK }, or more hosts; `shoal plan` shows the effect"));
+    }
+    return absl::OkStatus();
+  }
+
+  // The first step's time from the machine's calibration, if there is one.
+  absl::Status PredictStepTime(const StepBatch& batch) {
+    if (!first() || (options_.console != TrainerOptions::Console::kStepLines && options_.predicted_seconds == nullptr))
+      return absl::OkStatus();
+    const CalibrationKey key{rank_.host, world_.size(), rank_.pool->threads(), job_.runtime().compute()};
+    const bool named = job_.runtime().has_calibration();
+    const auto calibration = FindCalibration(named ? job_.runtime().calibration() : CalibrationPath(), key);
+    if (!calibration.ok()) {
+      if (named || !absl::IsNotFound(calibration.status())) return calibration.status();
+      Say(absl::StrCat("step time is not predicted: ", calibration.status().message()));
+      return absl::OkStatus();
+    }
+    std::vector<std::vector<int32_t>> micro;
+    for (const MicroBatch& m : batch.micro) micro.push_back(m.cu_seqlens);
+    const double peak =
+        peak_flops_ > 0 ? peak_flops_ / world_.size() : MeasureProductPeak(*rank_.pool, ComputeType(job_));
+    SHOAL_ASSIGN_OR_RETURN(predicted_seconds_, calibration->StepSeconds(StepCost(job_, world_.size(), micro), peak));
+    if (options_.predicted_seconds != nullptr) *options_.predicted_seconds = predicted_seconds_;
+    Say(absl::StrFormat("step time: %.0f ms predicted", predicted_seconds_ * 1e3));
+    return options_.run_dir.empty() ? absl::OkStatus()
+                                    : WriteCalibration(options_.run_dir + "/calibration.json", *calibration);
+  }
+
+  double MedianStepSeconds() const {
+    std::vector<double> seconds(recent_seconds_.begin(), recent_seconds_.end());
+    if (seconds.empty()) return 0;
+    std::nth_element(seconds.begin(), seconds.begin() + static_cast<int64_t>(seconds.size() / 2), seconds.end());
+    return seconds[seconds.size() / 2];
+  }
+
+  // log.trace: on for log.trace_steps steps from the log.trace_first_step-th of this start. The same on all ranks.
+  absl::Status TraceOnOrOff() {
+    if (!job_.log().trace() || options_.run_dir.empty()) return absl::OkStatus();
+    const int64_t coming = steps_here_ + 1;
+    if (coming == job_.log().trace_first_step()) {
+      SHOAL_ASSIGN_OR_RETURN(const double offset, ClockOffset(world_));
+      trace_ = std::make_unique<Trace>(world_.rank(), rank_.host, offset);
+      world_.set_spans(trace_.get());
+      spans_ = trace_.get();
+    }
+    if (coming == int64_t{job_.log().trace_first_step()} + job_.log().trace_steps()) return EndTrace();
+    return absl::OkStatus();
+  }
+  absl::Status EndTrace() {
+    if (trace_ == nullptr) return absl::OkStatus();
+    world_.set_spans(nullptr);
+    spans_ = options_.spans;
+    const absl::Status written = trace_->Write(PosixFiles(), options_.run_dir);
+    trace_ = nullptr;
+    SHOAL_RETURN_IF_ERROR(written);
+    SHOAL_RETURN_IF_ERROR(world_.Barrier({.tag = "trace"})->Wait());
+    if (!first()) return absl::OkStatus();
+    Say(absl::StrCat("trace: ", options_.run_dir, "/trace/all.json; ui.perfetto.dev opens it"));
+    return JoinTraces(PosixFiles(), options_.run_dir, world_.size());
+  }
+
+  // A phase of the step in the trace, or (bytes > 0) work that calibrations know.
+  void Report(const char* phase, double start, double bytes = 0) {
+    if (spans_ == nullptr) return;
+    Span span;
+    span.name = phase;
+    span.start = start;
+    span.seconds = Now() - start;
+    span.bytes = bytes;
+    spans_->Add(span);
+  }
+
+  // A Slurm allocation that is about to end: rank 0 decides for all.
+  bool AllocationEnds() {
+    allocation_left_ = AllocationSecondsLeft();
+    return allocation_left_ >= 0 && allocation_left_ < job_.checkpoint().before_end_seconds();
   }
 
   std::vector<Stateful*> Everything() { return {dp_.get(), state_.get(), &progress_, &guard_}; }
@@ -169,9 +294,16 @@ class Trainer {
   // One optimizer step. Returns whether all ranks agreed to stop.
   absl::StatusOr<bool> Step() {
     StepRecord record;
-    const double start = Now();
+    double start = Now();
     const StepBatch batch = loader_->Next();
     record.data_seconds = Now() - start;
+    Report("data", start);
+    if (steps_here_ == 0) {
+      SHOAL_RETURN_IF_ERROR(PredictStepTime(batch));
+      traffic_ = StepTraffic(*dp_, *state_, *mesh_);
+      if (!job_.debug().grad_check().empty()) SHOAL_RETURN_IF_ERROR(GradCheck(batch));
+      start = Now() - record.data_seconds;  // what is done once is not the step's time
+    }
     const RunProgress before = Progress();
     double loss = 0;
     dp_->BeginStep();
@@ -186,20 +318,23 @@ class Trainer {
     double at = Now();
     SHOAL_RETURN_IF_ERROR(dp_->FinishReductions());
     record.comm_exposed_seconds += Now() - at;
+    Report("reduce", at, traffic_["reduce"]);
 
     // One collective decides about the step: loss, squared gradient norm, wish to stop, and how long each rank worked.
     std::vector<double> scalars(3 + static_cast<size_t>(world_.size()));
     scalars[0] = loss;
     if (job_.parallel().zero() == 1 || first()) {
-      OpContext ops{.pool = rank_.pool.get()};
+      OpContext ops{.pool = rank_.pool.get(), .spans = spans_};
       for (const OptimizerPiece& piece : state_->pieces()) scalars[1] += ops::SumOfSquares(ops, piece.grad);
     }
-    scalars[2] = StopSignalled() || (first() && !options_.run_dir.empty() && StopFileExists(options_.run_dir)) ? 1 : 0;
+    const bool files = first() && !options_.run_dir.empty();
+    scalars[2] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;
     scalars[3 + static_cast<size_t>(world_.rank())] = record.forward_seconds + record.backward_seconds;
     at = Now();
     SHOAL_ASSIGN_OR_RETURN(
         scalars, AllReduceValues(mesh_->control(), std::move(scalars), ReduceOp::kSum, {.tag = "step scalars"}));
     record.comm_exposed_seconds += Now() - at;
+    Report("scalars", at, traffic_["scalars"]);
     record.loss = scalars[0] / static_cast<double>(batch.global_tokens);
     record.grad_norm = std::sqrt(scalars[1]);
     SHOAL_ASSIGN_OR_RETURN(record.skip_reason, guard_.Check(record.loss, record.grad_norm));
@@ -217,9 +352,11 @@ class Trainer {
                         .grad_scale = clip > 0 && record.grad_norm > clip ? clip / record.grad_norm : 1.0},
                        state_->pieces());
       record.optimizer_seconds = Now() - at;
+      Report("optimizer", at, traffic_["optimizer"]);
       at = Now();
       SHOAL_RETURN_IF_ERROR(dp_->PublishWeights(*rank_.pool));
       publish = Now() - at;
+      Report("publish", at, traffic_["publish"]);
       ++progress_.updates;
     }
     record.comm_exposed_seconds += publish;
@@ -232,6 +369,10 @@ class Trainer {
     record.tokens = batch.global_tokens;
     record.lengths = batch.lengths;
     record.seconds = Now() - start;
+    Report("step", start);
+    ++steps_here_;
+    if (recent_seconds_.size() == kRecentSteps) recent_seconds_.pop_front();
+    recent_seconds_.push_back(record.seconds);
     if (eval_every_.unit_case() != config::Duration::UNIT_NOT_SET && Crossed(eval_every_, before, after)) {
       SHOAL_RETURN_IF_ERROR(Evaluate());
       record.eval_loss = eval_loss_;
@@ -248,9 +389,11 @@ class Trainer {
       double at = Now();
       const Batch y = model_->Forward(ctx, tokens);
       record.forward_seconds += Now() - at;
+      Report("forward", at);
       at = Now();
       model_->Backward(ctx, y);
       record.backward_seconds += Now() - at;
+      Report("backward", at);
       return ctx.losses().at("loss").first;
     } catch (const StepAborted& aborted) {
       return aborted.status();
@@ -258,7 +401,7 @@ class Trainer {
   }
 
   StepContext::Options ContextOptions(ParamSource& params, Mode mode, double grad_scale) {
-    return {.ops = {.pool = rank_.pool.get()},
+    return {.ops = {.pool = rank_.pool.get(), .spans = spans_},
             .arena = arena_.get(),
             .params = &params,
             .compute = ComputeType(job_),
@@ -266,6 +409,18 @@ class Trainer {
             .mode = mode,
             .numerics = job_.debug().check_numerics() ? Numerics::kCheck : Numerics::kTrust,
             .grad_scale = grad_scale};
+  }
+
+  // debug.grad_check; every rank checks its own first micro-batch, rank 0 tells.
+  absl::Status GradCheck(const StepBatch& batch) {
+    for (const MicroBatch& micro : batch.micro) {
+      if (micro.tokens.empty()) continue;
+      SHOAL_ASSIGN_OR_RETURN(const std::string table,
+                             CheckGradients(job_, job_.debug().grad_check(), micro, *dp_, *rank_.pool));
+      Say("gradients against differences of the loss, in float64:\n" + table);
+      break;
+    }
+    return absl::OkStatus();
   }
 
   // Mean loss over the held-out tokens, the same on every rank.
@@ -312,10 +467,9 @@ class Trainer {
       if (scalars[3 + r] > scalars[3 + slowest]) slowest = r;
     }
     ++slowest_count_[slowest];
-    ++steps_here_;
     // A straggler is one that is a tenth behind, and mostly the same rank.
-    const double share = static_cast<double>(slowest_count_[slowest]) / static_cast<double>(steps_here_);
-    if (scalars[3 + slowest] > 1.1 * mean && share > 0.5 && steps_here_ >= 10) {
+    const double share = static_cast<double>(slowest_count_[slowest]) / static_cast<double>(steps_here_ + 1);
+    if (scalars[3 + slowest] > 1.1 * mean && share > 0.5 && steps_here_ >= 9) {
       record.slowest_rank = absl::StrCat("rank ", slowest);
       record.slowest_share = share;
     }
@@ -327,6 +481,8 @@ class Trainer {
     last_ = record;
     if (options_.peak_memory != nullptr) *options_.peak_memory = std::max(*options_.peak_memory, ResidentBytes());
     if (!first()) return absl::OkStatus();
+    record.allocation_left_seconds = allocation_left_;
+    record.predicted_seconds = predicted_seconds_;
     if (job_.duration().has_steps()) record.total_steps = job_.duration().steps();
     memory_peak_ = std::max(memory_peak_, ResidentBytes());
     record.memory_bytes = memory_peak_;
@@ -377,7 +533,12 @@ class Trainer {
   double eval_loss_ = std::numeric_limits<double>::quiet_NaN();
   bool improved_ = false;
   int64_t evaluated_step_ = -1, saved_step_ = -1, steps_here_ = 0, predicted_bytes_ = 0, memory_peak_ = 0;
-  double peak_flops_ = 0, started_ = 0, start_fraction_ = 0;
+  double peak_flops_ = 0, started_ = 0, start_fraction_ = 0, predicted_seconds_ = 0, allocation_left_ = -1;
+  static constexpr size_t kRecentSteps = 100;
+  std::deque<double> recent_seconds_;
+  SpanSink* spans_;  // null: nobody looks
+  std::unique_ptr<Trace> trace_;
+  std::map<std::string, double> traffic_;  // bytes of each step's work outside the model
   std::vector<int64_t> slowest_count_;
 };
 

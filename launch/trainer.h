@@ -9,6 +9,7 @@
 #include "comm/communicator.h"
 #include "launch/job.pb.h"
 #include "runtime/base/rank_context.h"
+#include "runtime/obs/span.h"
 
 namespace shoal {
 
@@ -26,8 +27,10 @@ struct TrainerOptions {
   enum class Console : uint8_t { kStepLines, kQuiet } console = Console::kStepLines;
   std::vector<double>* losses = nullptr;        // every step's loss, for tests and benchmarks; not owned
   std::vector<double>* step_seconds = nullptr;  // every step's time; not owned
-  int64_t* peak_memory = nullptr;               // this process's high-water in bytes; not owned
-  std::string* weights = nullptr;               // bytes of all weights at the end; not owned
+  double* predicted_seconds = nullptr;  // of the first step, where a calibration fits; else untouched; not owned
+  SpanSink* spans = nullptr;            // what this rank does, op by op; not owned
+  int64_t* peak_memory = nullptr;       // this process's high-water in bytes; not owned
+  std::string* weights = nullptr;       // bytes of all weights at the end; not owned
 };
 
 // Trains until the configured duration or a stop request; collective over `world`. Resumes from the run directory's

@@ -22,6 +22,12 @@ int64_t OptimizerState::bytes() const {
   return total;
 }
 
+int64_t OptimizerState::update_bytes() const {
+  int64_t total = 2 * bytes();
+  for (const OptimizerPiece& piece : pieces_) total += 2 * piece.master.bytes() + piece.grad.bytes();
+  return total;
+}
+
 void OptimizerState::VisitState(StateVisitor& visitor) {
   visitor.Scalar("optimizer.updates", updates);
   for (OptimizerPiece& piece : pieces_) {

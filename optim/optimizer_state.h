@@ -16,6 +16,7 @@ class OptimizerState : public Stateful {
   absl::Span<OptimizerPiece> pieces() { return absl::MakeSpan(pieces_); }
   int64_t updates = 0;  // steps that changed the weights
   int64_t bytes() const;
+  int64_t update_bytes() const;  // that one update reads and writes: moments, masters, gradients
   // Moments as "<parameter>/<state name>", by box of the flattened tensor.
   void VisitState(StateVisitor& visitor) override;
 

@@ -11,6 +11,7 @@
 #include "launch/config_loader.h"
 #include "launch/predict.h"
 #include "launch/resolve.h"
+#include "launch/run_dir.h"
 #include "launch/trainer.h"
 #include "models/transformer_spec.h"
 #include "runtime/base/rank_context.h"
@@ -88,11 +89,17 @@ int Step(const BenchArgs& args) {
       SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone).compute);
   std::vector<double> losses, seconds;
   int64_t peak = 0;
+  double predicted = 0;
+  int ranks = 1;
   const auto body = [&](Communicator& world) -> absl::Status {
-    RankContext rank{
-        .rank = world.rank(), .size = world.size(), .host = "", .pool = std::make_unique<ThreadPool>(args.threads)};
+    if (world.rank() == 0) ranks = world.size();
+    RankContext rank{.rank = world.rank(),
+                     .size = world.size(),
+                     .host = HostName(),
+                     .pool = std::make_unique<ThreadPool>(args.threads)};
     TrainerOptions options{.job = *job, .run_dir = "", .console = TrainerOptions::Console::kQuiet};
     if (world.rank() == 0) options.losses = &losses, options.step_seconds = &seconds, options.peak_memory = &peak;
+    if (world.rank() == 0 && job->runtime().has_calibration()) options.predicted_seconds = &predicted;
     return Train(rank, world, options).status();
   };
   if (UnderMpiLauncher()) {
@@ -118,6 +125,8 @@ int Step(const BenchArgs& args) {
                               {"parameters", ParameterCount(t)},
                               {"embedding_parameters", LookupParameterCount(t)},
                               {"peak_rss_bytes", peak},
+                              {"predicted_seconds", predicted},
+                              {"predicted_bytes", PredictMemory(*job, ranks, Checkpoints::kNo).total()},
                               {"bf16_native", HostPrefersBf16()},
                               {"losses", losses}}
                    .dump()

@@ -11,6 +11,7 @@
 #include "comm/world.h"
 #include "launch/commands.h"
 #include "launch/run_dir.h"
+#include "runtime/base/memory.h"
 #include "runtime/base/str.h"
 #include "runtime/ops/cpu/onednn_adapter.h"
 #include "runtime/ops/cpu/row_kernels.h"
@@ -30,16 +31,6 @@ bool OnPath(const char* program) {
   return false;
 }
 
-double AvailableMemory() {
-  std::ifstream in("/proc/meminfo");
-  for (std::string key; in >> key;) {
-    double kib = 0;
-    if (key == "MemAvailable:" && in >> kib) return kib * 1024;
-    in.ignore(256, '\n');
-  }
-  return 0;
-}
-
 }  // namespace
 
 int RunDoctor() {
@@ -54,7 +45,7 @@ int RunDoctor() {
   say("cores",
       absl::StrFormat("%d usable of %d", CPU_COUNT(&mask), static_cast<int>(std::thread::hardware_concurrency())));
   say("instruction set", HostCpu().isa + ", kernels for " + cpu::DispatchTarget());
-  say("memory available", HumanBytes(AvailableMemory()));
+  say("memory available", HumanBytes(static_cast<double>(AvailableBytes())));
   say("oneDNN", cpu::OneDnnVersion());
   if (OnPath("mpirun")) {
     say("mpirun", "found");

@@ -8,10 +8,12 @@
 #include "absl/strings/str_format.h"
 #include "comm/world.h"
 #include "launch/batch_on_device.h"
+#include "launch/calibration.h"
 #include "launch/commands.h"
 #include "launch/config_loader.h"
 #include "launch/predict.h"
 #include "launch/resolve.h"
+#include "launch/run_dir.h"
 #include "models/hugging_face.h"
 #include "models/sampling.h"
 #include "models/transformer_spec.h"
@@ -45,18 +47,17 @@ int RunPlan(const JobArgs& args, int ranks) {
   if (!loaded.ok()) return Fail(loaded.status());
   auto job = ResolveJob(*loaded, ranks);
   if (!job.ok()) return Fail(job.status());
-  job->mutable_runtime()->set_compute(
-      SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone).compute);
+  const auto choice = SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone);
+  job->mutable_runtime()->set_compute(choice.compute);
+  if (!choice.reason.empty()) std::cout << choice.reason << "\n";
   const auto& t = job->model().transformer();
-  const Prediction p = PredictMemory(*job, ranks);
-  ThreadPool pool(1);
-  const double peak = MeasureProductPeak(pool, DType::kF32);
+  const Prediction p = PredictMemory(*job, ranks, Checkpoints::kYes);
   const auto line = [](const char* what, int64_t bytes) {
     std::cout << absl::StrFormat("  %-34s %12s\n", what, HumanBytes(static_cast<double>(bytes)));
   };
   std::cout << absl::StrFormat("model: %d parameters, %d layers, width %d, %d heads, vocabulary %d\n",
                                ParameterCount(t), t.layers(), t.width(), t.heads(), t.vocabulary())
-            << "memory of one of " << ranks << " ranks, largest micro-batch of " << p.micro_tokens << " tokens:\n";
+            << absl::StrFormat("memory of one of %d ranks, largest micro-batch of %d tokens:\n", ranks, p.micro_tokens);
   line("weights", p.weights);
   line("gradients", p.gradients);
   line("fp32 masters", p.masters);
@@ -66,11 +67,27 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("copy for checkpoints", p.checkpoint);
   line("program", p.program);
   line("total", p.total());
-  const double flops = p.cost.matmul_flops + p.cost.attention_flops;
-  std::cout << absl::StrFormat(
-      "one micro-batch: %.3g FLOPs of products, %.3g of attention; at the %.1f GFLOP/s that one core here does on "
-      "1024^3: %.2f s on one core\n",
-      p.cost.matmul_flops, p.cost.attention_flops, peak / 1e9, flops / peak);
+
+  const auto batches = FullBatch(*job, ranks);
+  const CostSheet cost = StepCost(*job, ranks, batches);
+  std::cout << absl::StrFormat("one step of a rank, its sequences as long as may be: %d micro-batches, %.3g FLOPs\n",
+                               static_cast<int>(batches.size()), cost.flops());
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int threads =
+      job->runtime().has_threads_per_rank() ? job->runtime().threads_per_rank() : std::max(1, cores / ranks);
+  const bool named = job->runtime().has_calibration();
+  const auto calibration = FindCalibration(named ? job->runtime().calibration() : CalibrationPath(),
+                                           {HostName(), ranks, threads, job->runtime().compute()});
+  if (!calibration.ok()) {
+    if (named || !absl::IsNotFound(calibration.status())) return Fail(calibration.status());
+    std::cout << "step time is not predicted: " << calibration.status().message() << "\n";
+    return 0;
+  }
+  ThreadPool pool(threads);
+  const DType dtype = choice.compute == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
+  const auto seconds = calibration->StepSeconds(cost, MeasureProductPeak(pool, dtype));
+  if (!seconds.ok()) return Fail(seconds.status());
+  std::cout << absl::StrFormat("step time of %s: %.0f ms\n", calibration->key.Text(), *seconds * 1e3);
   return 0;
 }
 

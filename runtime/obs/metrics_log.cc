@@ -34,15 +34,4 @@ absl::Status MetricsLog::Write(const StepRecord& record) {
   return EnvironmentError(absl::StrCat(path_, ": ", std::strerror(errno)));
 }
 
-int64_t ResidentBytes() {
-  std::ifstream in("/proc/self/status");
-  int64_t total = 0;
-  for (std::string key; in >> key;) {
-    int64_t value = 0;
-    if ((key == "RssAnon:" || key == "RssShmem:") && in >> value) total += value * 1024;
-    in.ignore(256, '\n');
-  }
-  return total;
-}
-
 }  // namespace shoal

@@ -24,8 +24,4 @@ class MetricsLog {
   std::FILE* file_;
 };
 
-// Anonymous + shared resident memory of this process now, from /proc/self/status; 0 where there is none. File pages do
-// not count: they are the system's to take back.
-int64_t ResidentBytes();
-
 }  // namespace shoal

@@ -57,6 +57,7 @@ std::string StepJson(const StepRecord& r) {
                       {"memory_predicted_bytes", r.memory_predicted_bytes},
                       {"mfu", r.mfu},
                       {"lengths", r.lengths}};
+  if (r.predicted_seconds > 0) j["predicted_seconds"] = r.predicted_seconds;
   if (!r.skip_reason.empty()) j["skipped"] = r.skip_reason;
   if (!r.slowest_rank.empty()) j["slowest_rank"] = r.slowest_rank;
   if (std::isfinite(r.eval_loss)) j["eval_loss"] = r.eval_loss;

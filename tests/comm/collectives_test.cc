@@ -1,9 +1,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
+#include <mutex>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
+#include "comm/clock.h"
 #include "comm/flight_recorder.h"
 #include "comm/world.h"
 #include "tests/comm/collective_table.h"
@@ -34,6 +38,43 @@ TEST_P(Collectives, TableWithCrossRankCheck) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, Collectives, testing::Range(1, 9));
+
+// Threads of one process share a clock, so the offsets are the method's error.
+TEST(Clock, OffsetsOfThreadRanksAreSmall) {
+  const absl::Status status = RunThreadRanks(3, {}, [](int rank, Communicator& world) -> absl::Status {
+    const auto offset = ClockOffset(world);
+    if (!offset.ok()) return offset.status();
+    EXPECT_LT(std::abs(*offset), 0.02) << "rank " << rank;
+    EXPECT_TRUE(rank != 0 || *offset == 0);
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST(CommSpans, EveryCollectiveReportsItsTimeAndTag) {
+  class Sink : public SpanSink {
+   public:
+    void Add(const Span& span) override {
+      const std::lock_guard<std::mutex> lock(mutex);
+      seen.push_back(absl::StrCat(span.name, " ", span.note, " ", span.bytes));
+      EXPECT_EQ(span.track, Span::Track::kComm);
+      EXPECT_GE(span.seconds, 0);
+    }
+    std::mutex mutex;
+    std::vector<std::string> seen;
+  };
+  Sink sinks[2];
+  const absl::Status status = RunThreadRanks(2, {}, [&](int rank, Communicator& world) -> absl::Status {
+    world.set_spans(&sinks[rank]);
+    const Tensor x = Tensor::Zeros({8}, DType::kF32);
+    absl::Status done = world.AllReduce(x, ReduceOp::kSum, {.tag = "bucket"})->Wait();
+    world.set_spans(nullptr);
+    if (done.ok()) done = world.Barrier({.tag = "unseen"})->Wait();
+    return done;
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  for (const Sink& sink : sinks) EXPECT_THAT(sink.seen, testing::ElementsAre("all_reduce bucket 32"));
+}
 
 TEST(CollectiveFaults, ALateRankIsNamedAndEveryoneFails) {
   CommOptions options;

@@ -17,7 +17,7 @@ check() {
     failures=$((failures + 1))
   fi
 }
-for command in doctor validate plan train eval sample data launch convert stop inspect diff report why-hang bench; do
+for command in doctor calibrate validate plan train eval sample data launch convert stop inspect diff report why-hang bench; do
   check "help lists $command" 0 "  $command " "$shoal" --help
 done
 check "unknown command" 2 "" "$shoal" trian
@@ -34,6 +34,7 @@ for i in 1 2 3 4; do seq 1 $((i * 20)) >"$work/texts/$i.txt"; done
 check "data build" 0 "4 documents" "$shoal" data build --out "$work/d" "$work/texts"
 check "data info" 0 "4 documents" "$shoal" data info "$work/d"
 check "plan" 0 "optimizer state" "$shoal" plan "$work/job" --ranks 4
+check "too little memory" 5 "too little memory on" "$shoal" train "$work/job" --run_dir "$work/huge" --set model.transformer.layers=20000 --set model.transformer.width=8192
 check "train" 0 "finished at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --local_ranks=2
 check "resume refuses another job" 2 "seed: unset -> 9" "$shoal" train "$work/job" --run-dir "$work/run" --set seed=9
 check "resume accepts named fields" 0 "resumed at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --resume_with duration.steps
@@ -53,6 +54,11 @@ check "launch for Slurm" 0 "--signal=B:USR1@120" "$shoal" launch "$work/job" --r
 check "initial weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run2" --set model.initial_weights="$work/w.safetensors"
 check "initial weights from Hugging Face" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run5" --set model.initial_weights="$work/hf"
 check "initial weights of another model" 2 "norm_epsilon" "$shoal" train "$work/job" --run_dir "$work/run6" --set model.initial_weights="$work/hf" --set model.transformer.norm_epsilon=1e-3
+check "an allocation about to end" 0 "stopped at step 1" env SLURM_JOB_END_TIME=$(($(date +%s) + 60)) "$shoal" train "$work/job" --run_dir "$work/run7"
+check "calibrate" 0 "holds the calibration of 1 rank x 1 thread, FP32" "$shoal" calibrate --threads 1 --compute FP32 --out "$work/calibration.json"
+check "predicted step time" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
+check "predicted and measured" 0 "ms, measured " "$shoal" train "$work/job" --run_dir "$work/run8" --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
+check "a named calibration must be there" 3 "no calibration of" "$shoal" train "$work/job" --run_dir "$work/run9" --set runtime.calibration="$work/none.json"
 check "truncated data" 3 "truncated" bash -c "head -c 30 $work/d.idx >$work/t.idx; cp $work/d.bin $work/t.bin; $shoal train $work/job --run_dir $work/run3 --set 'data.dataset={ path: \"$work/t\" }'"
 check "over-long documents" 3 "document" "$shoal" train "$work/job" --run_dir "$work/run4" --set data.over_long=ERROR
 echo "$(hostname) $$" >"$work/run/lock"

@@ -6,6 +6,8 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
 
 #include "comm/world.h"
 #include "launch/config_loader.h"
@@ -148,6 +150,35 @@ TEST_F(TrainerTest, DivergenceIsItsOwnError) {
     return Train(rank, world, {.job = job, .run_dir = "", .console = TrainerOptions::Console::kQuiet}).status();
   });
   EXPECT_EQ(ExitCodeFor(status), ExitCode::kDiverged) << status;
+}
+
+TEST_F(TrainerTest, GradCheckPassesBeforeTrainingAndRefusesWhatMatchesNothing) {
+  const auto status = [&](const std::string& pattern) {
+    return RunThreadRanks(1, {}, [&](int, Communicator& world) {
+      RankContext rank{.rank = 0, .size = 1, .host = "", .pool = std::make_unique<ThreadPool>(1)};
+      const TrainerOptions options{.job = Job({"duration.steps=1", "debug.grad_check=" + pattern}),
+                                   .run_dir = "",
+                                   .console = TrainerOptions::Console::kQuiet};
+      return Train(rank, world, options).status();
+    });
+  };
+  EXPECT_EQ(status("blocks.1|final_norm"), absl::OkStatus());
+  EXPECT_THAT(status("no such name").message(), testing::HasSubstr("no parameter's name matches"));
+  EXPECT_THAT(status("(").message(), testing::HasSubstr("is no regular expression"));
+}
+
+TEST_F(TrainerTest, TraceHoldsTheStepsOfEveryRankAndChangesNothing) {
+  const Result plain = Run(Job(), 2);
+  const std::string run_dir = folder_ + "/run";
+  const Result traced = Run(Job({"log.trace=true", "log.trace_first_step=3", "log.trace_steps=2"}), 2, run_dir);
+  EXPECT_EQ(plain.weights, traced.weights);
+  const auto events = nlohmann::json::parse(PosixFiles().Read(run_dir + "/trace/all.json").value());
+  std::map<std::string, int> count;
+  for (const auto& e : events) ++count[e["name"].get<std::string>()];
+  EXPECT_EQ(count["step"], 4) << "two steps of two ranks";
+  EXPECT_EQ(count["optimizer"], 4);
+  EXPECT_EQ(count["step scalars"], 8) << "begin and end of a collective";
+  EXPECT_GT(count["Matmul.NT"], 20);
 }
 
 }  // namespace

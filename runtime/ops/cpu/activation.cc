@@ -62,14 +62,16 @@ void RopeRows(OpContext& ctx, const Tensor& x, const Tensor& positions, float th
 void Rope(OpContext& ctx, const Tensor& x, const Tensor& positions, float theta, Direction direction) {
   CHECK_EQ(x.rank(), 3) << "Rope takes [T, H, C]";
   CHECK_EQ(x.dim(2) % 2, 0) << "Rope needs an even head size";
-  if (cpu::CountOnly(ctx, x, 2.0 * static_cast<double>(x.bytes()))) return;
+  const cpu::OpScope scope(ctx, x, 2.0 * static_cast<double>(x.bytes()));
+  if (scope.counted()) return;
   CHECK_EQ(positions.size(), x.dim(0)) << "one position per token";
   cpu::ByFloatType(x.dtype(), [&](auto type) { RopeRows<decltype(type)>(ctx, x, positions, theta, direction); });
 }
 
 void GeluFwd(OpContext& ctx, const Tensor& x, const Tensor& y) {
   CHECK(x.SameShape(y)) << "GeluFwd " << ShapeString(x.shape()) << " into " << ShapeString(y.shape());
-  if (cpu::CountOnly(ctx, y, 2.0 * static_cast<double>(y.bytes()))) return;
+  const cpu::OpScope scope(ctx, y, 2.0 * static_cast<double>(y.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
     ForRuns(ctx, x.size(), [&](int64_t begin, int64_t n) {
@@ -83,7 +85,8 @@ void GeluFwd(OpContext& ctx, const Tensor& x, const Tensor& y) {
 
 void GeluBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& dx) {
   CHECK(x.SameShape(dy) && x.SameShape(dx)) << "GeluBwd of " << ShapeString(dy.shape());
-  if (cpu::CountOnly(ctx, dx, 3.0 * static_cast<double>(dx.bytes()))) return;
+  const cpu::OpScope scope(ctx, dx, 3.0 * static_cast<double>(dx.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
     ForRuns(ctx, x.size(), [&](int64_t begin, int64_t n) {
@@ -99,7 +102,8 @@ void GeluBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& dx
 void SwiGluFwd(OpContext& ctx, const Tensor& gate_up, const Tensor& y) {
   const int64_t f = y.dim(1);
   CHECK_EQ(gate_up.dim(1), 2 * f) << "SwiGLU takes [gate | up]";
-  if (cpu::CountOnly(ctx, y, 3.0 * static_cast<double>(y.bytes()))) return;
+  const cpu::OpScope scope(ctx, y, 3.0 * static_cast<double>(y.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(y.dtype(), [&](auto type) {
     using T = decltype(type);
     ctx.pool->ParallelFor(y.dim(0), cpu::RowGrain(f), [&](int64_t begin, int64_t end) {
@@ -117,7 +121,8 @@ void SwiGluFwd(OpContext& ctx, const Tensor& gate_up, const Tensor& y) {
 void SwiGluBwd(OpContext& ctx, const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up) {
   const int64_t f = dy.dim(1);
   CHECK(gate_up.dim(1) == 2 * f && gate_up.SameShape(d_gate_up)) << "SwiGLU takes [gate | up]";
-  if (cpu::CountOnly(ctx, dy, 5.0 * static_cast<double>(dy.bytes()))) return;
+  const cpu::OpScope scope(ctx, dy, 5.0 * static_cast<double>(dy.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(dy.dtype(), [&](auto type) {
     using T = decltype(type);
     ctx.pool->ParallelFor(dy.dim(0), cpu::RowGrain(f), [&](int64_t begin, int64_t end) {
@@ -137,7 +142,8 @@ void Dropout(OpContext& ctx, const Tensor& x, float rate, const RngKey& key, con
              const Tensor& y) {
   CHECK(x.SameShape(y)) << "Dropout " << ShapeString(x.shape()) << " into " << ShapeString(y.shape());
   CHECK(rate >= 0 && rate < 1) << "dropout rate " << rate << "; it lies in [0, 1)";
-  if (cpu::CountOnly(ctx, y, 2.0 * static_cast<double>(y.bytes()))) return;
+  const cpu::OpScope scope(ctx, y, 2.0 * static_cast<double>(y.bytes()));
+  if (scope.counted()) return;
   CHECK_EQ(token_counters.size(), x.dim(0)) << "one counter per token";
   const Rng rng(key);
   // Four words per call of the generator: units 4u .. 4u + 3 of a token share a counter.

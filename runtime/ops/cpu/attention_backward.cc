@@ -206,9 +206,10 @@ void AttentionVarlenBwd(OpContext& ctx, Arena& workspace, const Tensor& dout, co
   CHECK(q.SameShape(dout) && q.SameShape(out) && q.SameShape(dq) && k.SameShape(dk) && v.SameShape(dv))
       << "attention's gradients have the shapes of q " << ShapeString(q.shape()) << " and k " << ShapeString(k.shape());
   CHECK_GT(options.scale, 0) << "attention's scale is not set";
-  if (q.meta()) {
+  const cpu::OpScope scope(ctx, q, 5 * cpu::CausalGemmFlops(cu_seqlens, q.dim(1), q.dim(2)),
+                           static_cast<double>(4 * q.bytes() + 4 * k.bytes()));
+  if (scope.counted()) {
     workspace.Live({q.dim(1), q.dim(0)}, q.dtype() == DType::kF64 ? DType::kF64 : DType::kF32);
-    if (ctx.cost != nullptr) ctx.cost->attention_flops += 5 * cpu::CausalGemmFlops(cu_seqlens, q.dim(1), q.dim(2));
     return;
   }
   if (q.size() == 0) return;

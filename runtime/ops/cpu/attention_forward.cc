@@ -102,10 +102,9 @@ void AttentionVarlenFwd(OpContext& ctx, Arena&, const Tensor& q, const Tensor& k
       << "attention of q " << ShapeString(q.shape()) << ", k " << ShapeString(k.shape()) << ", v "
       << ShapeString(v.shape());
   CHECK_GT(options.scale, 0) << "attention's scale is not set";
-  if (out.meta()) {
-    if (ctx.cost != nullptr) ctx.cost->attention_flops += 2 * cpu::CausalGemmFlops(cu_seqlens, q.dim(1), q.dim(2));
-    return;
-  }
+  const cpu::OpScope scope(ctx, out, 2 * cpu::CausalGemmFlops(cu_seqlens, q.dim(1), q.dim(2)),
+                           static_cast<double>(2 * q.bytes() + 2 * k.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(q.dtype(),
                    [&](auto type) { Forward<decltype(type)>(ctx, q, k, v, cu_seqlens, out, lse, options.scale); });
 }

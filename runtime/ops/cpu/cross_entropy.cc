@@ -69,12 +69,15 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
     const int64_t end = std::min(rows, begin + chunk);
     const Tensor logits = logits_chunk.Rows(0, end - begin), h = hidden.Rows(begin, end);
     Matmul(ctx, h, weight, logits, {.transpose_b = Transpose::kYes});
-    if (meta) {
-      if (ctx.cost != nullptr) ctx.cost->bytes_moved += 3.0 * static_cast<double>(logits.bytes());
-    } else if (wide == DType::kF64) {
-      loss += SoftmaxRows<double>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
-    } else {
-      loss += SoftmaxRows<float>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
+    {
+      const cpu::OpScope scope(ctx, logits, 3.0 * static_cast<double>(logits.bytes()), "SoftmaxCrossEntropy");
+      if (scope.counted()) {
+        // Only counted.
+      } else if (wide == DType::kF64) {
+        loss += SoftmaxRows<double>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
+      } else {
+        loss += SoftmaxRows<float>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
+      }
     }
     if (!backward) continue;
     Tensor dlogits = logits;

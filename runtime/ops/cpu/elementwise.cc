@@ -52,7 +52,8 @@ std::vector<double> PerRun(OpContext& ctx, int64_t n, F fn) {
 
 void Add(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
   CHECK(a.SameShape(b) && a.SameShape(out)) << "Add of " << ShapeString(a.shape()) << " and " << ShapeString(b.shape());
-  if (cpu::CountOnly(ctx, out, 3.0 * static_cast<double>(out.bytes()))) return;
+  const cpu::OpScope scope(ctx, out, 3.0 * static_cast<double>(out.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(out.dtype(), [&](auto type) {
     using T = decltype(type);
     ForRuns(ctx, out.size(), [&](int64_t begin, int64_t n) {
@@ -67,7 +68,8 @@ void Add(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
 
 void AddScaled(OpContext& ctx, const Tensor& a, float scale, const Tensor& out) {
   CHECK_EQ(a.size(), out.size()) << "AddScaled";
-  if (cpu::CountOnly(ctx, out, static_cast<double>(a.bytes() + 2 * out.bytes()))) return;
+  const cpu::OpScope scope(ctx, out, static_cast<double>(a.bytes() + 2 * out.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(a.dtype(), [&](auto type) {
     using T = decltype(type);
     ForRuns(ctx, out.size(), [&](int64_t begin, int64_t n) {
@@ -79,7 +81,8 @@ void AddScaled(OpContext& ctx, const Tensor& a, float scale, const Tensor& out) 
 
 void Copy(OpContext& ctx, const Tensor& from, const Tensor& to) {
   CHECK_EQ(from.size(), to.size()) << "Copy " << ShapeString(from.shape()) << " into " << ShapeString(to.shape());
-  if (cpu::CountOnly(ctx, to, static_cast<double>(from.bytes() + to.bytes()))) return;
+  const cpu::OpScope scope(ctx, to, static_cast<double>(from.bytes() + to.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(from.dtype(), [&](auto from_type) {
     cpu::ByFloatType(to.dtype(), [&](auto to_type) {
       using From = decltype(from_type);
@@ -101,7 +104,8 @@ void Copy(OpContext& ctx, const Tensor& from, const Tensor& to) {
 }
 
 void Fill(OpContext& ctx, const Tensor& x, float value) {
-  if (cpu::CountOnly(ctx, x, static_cast<double>(x.bytes()))) return;
+  const cpu::OpScope scope(ctx, x, static_cast<double>(x.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
     const T filler = static_cast<T>(value);
@@ -110,7 +114,8 @@ void Fill(OpContext& ctx, const Tensor& x, float value) {
 }
 
 void Scale(OpContext& ctx, const Tensor& x, float factor) {
-  if (cpu::CountOnly(ctx, x, 2.0 * static_cast<double>(x.bytes()))) return;
+  const cpu::OpScope scope(ctx, x, 2.0 * static_cast<double>(x.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
     ForRuns(ctx, x.size(), [&](int64_t begin, int64_t n) {
@@ -123,7 +128,8 @@ void Scale(OpContext& ctx, const Tensor& x, float factor) {
 
 void EmbeddingFwd(OpContext& ctx, const Tensor& tokens, const Tensor& table, const Tensor& out, Accumulate accumulate) {
   CHECK(out.rank() == 2 && table.rank() == 2 && out.dim(1) == table.dim(1)) << "embedding widths differ";
-  if (cpu::CountOnly(ctx, out, 2.0 * static_cast<double>(out.bytes()))) return;
+  const cpu::OpScope scope(ctx, out, 2.0 * static_cast<double>(out.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(out.dtype(), [&](auto type) {
     using T = decltype(type);
     const int64_t n = out.dim(1);
@@ -148,7 +154,8 @@ void EmbeddingFwd(OpContext& ctx, const Tensor& tokens, const Tensor& table, con
 
 void EmbeddingBwd(OpContext& ctx, const Tensor& tokens, const Tensor& dout, const Tensor& dtable) {
   CHECK_EQ(dout.dim(1), dtable.dim(1)) << "embedding widths differ";
-  if (cpu::CountOnly(ctx, dout, 3.0 * static_cast<double>(dout.bytes()))) return;
+  const cpu::OpScope scope(ctx, dout, 3.0 * static_cast<double>(dout.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(dout.dtype(), [&](auto type) {
     using T = decltype(type);
     using A = Arithmetic<T>;
@@ -168,7 +175,8 @@ void EmbeddingBwd(OpContext& ctx, const Tensor& tokens, const Tensor& dout, cons
 }
 
 double SumOfSquares(OpContext& ctx, const Tensor& x) {
-  if (cpu::CountOnly(ctx, x, static_cast<double>(x.bytes()))) return std::nan("");
+  const cpu::OpScope scope(ctx, x, static_cast<double>(x.bytes()));
+  if (scope.counted()) return std::nan("");
   double sum = 0;
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
@@ -186,7 +194,8 @@ double SumOfSquares(OpContext& ctx, const Tensor& x) {
 }
 
 double MaxAbs(OpContext& ctx, const Tensor& x) {
-  if (cpu::CountOnly(ctx, x, static_cast<double>(x.bytes()))) return std::nan("");
+  const cpu::OpScope scope(ctx, x, static_cast<double>(x.bytes()));
+  if (scope.counted()) return std::nan("");
   double most = 0;
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
@@ -208,7 +217,8 @@ double MaxAbs(OpContext& ctx, const Tensor& x) {
 // f64 each element is looked at.
 bool AllFinite(OpContext& ctx, const Tensor& x) {
   if (x.dtype() != DType::kF64) return std::isfinite(SumOfSquares(ctx, x)) || x.meta();
-  if (cpu::CountOnly(ctx, x, static_cast<double>(x.bytes()))) return true;
+  const cpu::OpScope scope(ctx, x, static_cast<double>(x.bytes()));
+  if (scope.counted()) return true;
   const double* values = x.data<double>();
   return std::all_of(values, values + x.size(), [](double v) { return std::isfinite(v); });
 }

@@ -72,15 +72,21 @@ void AddBiasRows(OpContext& ctx, const Tensor& bias, const Tensor& y) {
   });
 }
 
+// By transposes: each has a rate of its own.
+const char* OpName(const MatmulOptions& o) {
+  const bool ta = o.transpose_a == Transpose::kYes, tb = o.transpose_b == Transpose::kYes;
+  return ta ? (tb ? "Matmul.TT" : "Matmul.TN") : (tb ? "Matmul.NT" : "Matmul.NN");
+}
+
 }  // namespace
 
 void Matmul(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out, MatmulOptions options) {
   const GemmShape s = ShapeOf(a, b, out, options);
-  if (out.meta()) {
-    if (ctx.cost != nullptr)
-      ctx.cost->matmul_flops += 2.0 * static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k);
-    return;
-  }
+  const double m = static_cast<double>(s.m), n = static_cast<double>(s.n), k = static_cast<double>(s.k);
+  const double bytes = (m * k + k * n) * static_cast<double>(DTypeBytes(a.dtype())) +
+                       m * n * static_cast<double>(DTypeBytes(out.dtype()));
+  const cpu::OpScope scope(ctx, out, 2 * m * n * k, bytes, OpName(options));
+  if (scope.counted()) return;
   CHECK(a.dtype() == b.dtype()) << "Matmul of " << DTypeName(a.dtype()) << " and " << DTypeName(b.dtype());
   switch (a.dtype()) {
     case DType::kF32:
@@ -108,13 +114,16 @@ void BatchedMatmul(OpContext& ctx, const Tensor& a, const Tensor& b, const Tenso
 void LinearFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y,
                Accumulate accumulate) {
   Matmul(ctx, x, weight, y, {.transpose_b = Transpose::kYes, .accumulate = accumulate});
-  if (!bias.defined() || cpu::CountOnly(ctx, y, 2.0 * static_cast<double>(y.bytes()))) return;
+  if (!bias.defined()) return;
+  const cpu::OpScope scope(ctx, y, 2.0 * static_cast<double>(y.bytes()));
+  if (scope.counted()) return;
   CHECK_EQ(bias.size(), y.dim(1)) << "bias of a linear layer";
   cpu::ByFloatType(y.dtype(), [&](auto type) { AddBiasRows<decltype(type)>(ctx, bias, y); });
 }
 
 void ColumnSum(OpContext& ctx, const Tensor& dy, const Tensor& out, Accumulate accumulate) {
-  if (cpu::CountOnly(ctx, dy, static_cast<double>(dy.bytes()))) return;
+  const cpu::OpScope scope(ctx, dy, static_cast<double>(dy.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(dy.dtype(), [&](auto type) {
     using T = decltype(type);
     using A = cpu::Arithmetic<T>;

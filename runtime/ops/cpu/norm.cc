@@ -87,7 +87,8 @@ void NormBwdWeight(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x,
 
 void NormBwd(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats,
              const Tensor& dx, Accumulate accumulate_dx, const Tensor& dweight, const Tensor& dbias) {
-  if (cpu::CountOnly(ctx, dy, static_cast<double>(2 * dy.bytes() + x.bytes()))) return;
+  const cpu::OpScope scope(ctx, dy, static_cast<double>(2 * dy.bytes() + x.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
     // Weight gradients first: dx may alias dy.
@@ -101,7 +102,8 @@ void NormBwd(OpContext& ctx, Kind kind, const Tensor& dy, const Tensor& x, const
 void LayerNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
                   const Tensor& y, const Tensor& stats) {
   CHECK(x.SameShape(y)) << "LayerNorm " << ShapeString(x.shape()) << " into " << ShapeString(y.shape());
-  if (cpu::CountOnly(ctx, y, static_cast<double>(x.bytes() + y.bytes()))) return;
+  const cpu::OpScope scope(ctx, y, static_cast<double>(x.bytes() + y.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(x.dtype(),
                    [&](auto type) { NormFwd<decltype(type)>(ctx, Kind::kLayer, x, weight, bias, epsilon, y, stats); });
 }
@@ -114,7 +116,8 @@ void LayerNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tenso
 void RmsNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, float epsilon, const Tensor& y,
                 const Tensor& stats) {
   CHECK(x.SameShape(y)) << "RmsNorm " << ShapeString(x.shape()) << " into " << ShapeString(y.shape());
-  if (cpu::CountOnly(ctx, y, static_cast<double>(x.bytes() + y.bytes()))) return;
+  const cpu::OpScope scope(ctx, y, static_cast<double>(x.bytes() + y.bytes()));
+  if (scope.counted()) return;
   cpu::ByFloatType(
       x.dtype(), [&](auto type) { NormFwd<decltype(type)>(ctx, Kind::kRms, x, weight, Tensor(), epsilon, y, stats); });
 }

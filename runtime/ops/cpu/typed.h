@@ -86,12 +86,35 @@ inline RowView RowsOf(const Tensor& t) {
   return view;
 }
 
-// True on a dry run: the op's bytes are counted and nothing is computed.
-inline bool CountOnly(OpContext& ctx, const Tensor& out, double bytes) {
-  if (!out.meta()) return false;
-  if (ctx.cost != nullptr) ctx.cost->bytes_moved += bytes;
-  return true;
-}
+// Stands at the beginning of every op. On a dry run the op's cost is written down, and the op computes nothing; on a
+// real one its time goes to the context's spans.
+class OpScope {
+ public:
+  OpScope(OpContext& ctx, const Tensor& out, double flops, double bytes, const char* name = __builtin_FUNCTION())
+      : counted_(out.meta()), spans_(counted_ ? nullptr : ctx.spans) {
+    if (counted_ && ctx.cost != nullptr) ctx.cost->ops[name] += {1, flops, bytes};
+    if (spans_ == nullptr) return;
+    span_.name = name;
+    span_.flops = flops;
+    span_.bytes = bytes;
+    span_.start = SteadySeconds();
+  }
+  OpScope(OpContext& ctx, const Tensor& out, double bytes, const char* name = __builtin_FUNCTION())
+      : OpScope(ctx, out, 0, bytes, name) {}
+  OpScope(const OpScope&) = delete;
+  OpScope& operator=(const OpScope&) = delete;
+  ~OpScope() {
+    if (spans_ == nullptr) return;
+    span_.seconds = SteadySeconds() - span_.start;
+    spans_->Add(span_);
+  }
+  bool counted() const { return counted_; }
+
+ private:
+  bool counted_;
+  SpanSink* spans_;
+  Span span_;
+};
 
 // Rows per task so that a task handles about 16 Ki elements.
 inline int64_t RowGrain(int64_t columns) { return std::max<int64_t>(1, (16 << 10) / std::max<int64_t>(1, columns)); }

@@ -5,12 +5,16 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
 
 #include "runtime/base/file_system.h"
+#include "runtime/base/memory.h"
 #include "runtime/obs/metrics_log.h"
 #include "runtime/obs/report.h"
 #include "runtime/obs/step_record.h"
 #include "runtime/obs/tensorboard_sink.h"
+#include "runtime/obs/trace.h"
 
 namespace shoal {
 namespace {
@@ -113,6 +117,51 @@ TEST(Prometheus, IsTextThatParses) {
   ASSERT_TRUE(WritePrometheus(path, "j", Example()).ok());
   EXPECT_THAT(*PosixFiles().Read(path), testing::HasSubstr("# TYPE shoal_loss gauge\nshoal_loss{job=\"j\"} 3.2145\n"));
 }
+
+TEST(Trace, RanksShareOneClockAndOneFile) {
+  const std::string run = testing::TempDir() + "/trace_run";
+  std::filesystem::remove_all(run);
+  for (int rank = 0; rank < 2; ++rank) {
+    Trace trace(rank, "node \"1\"", rank == 1 ? 2.5 : 0);
+    Span op;
+    op.name = "GeluFwd";
+    op.start = rank == 1 ? 7.5 : 10;  // the same moment by rank 0's clock
+    op.seconds = 0.25;
+    op.flops = 3;
+    op.bytes = 4;
+    trace.Add(op);
+    op.track = Span::Track::kComm;
+    op.name = "all_reduce";
+    op.note = "grad bucket 0";
+    trace.Add(op);
+    ASSERT_EQ(trace.Write(PosixFiles(), run), absl::OkStatus());
+  }
+  ASSERT_EQ(JoinTraces(PosixFiles(), run, 2), absl::OkStatus());
+  const auto events = nlohmann::json::parse(PosixFiles().Read(run + "/trace/all.json").value());
+  int ops = 0, begins = 0, ends = 0;
+  std::set<std::string> processes;
+  for (const auto& e : events) {
+    const std::string phase = e["ph"];
+    if (phase == "M" && e["name"] == "process_name") processes.insert(e["args"]["name"]);
+    if (phase == "M") continue;
+    EXPECT_NEAR(e["ts"].get<double>(), phase == "e" ? 10.25e6 : 10e6, 1e-2);
+    if (phase == "X") {
+      ++ops;
+      EXPECT_EQ(e["name"], "GeluFwd");
+      EXPECT_NEAR(e["dur"].get<double>(), 0.25e6, 1e-2);
+      EXPECT_EQ(e["args"]["bytes"], 4);
+    }
+    begins += phase == "b" && e["name"] == "grad bucket 0" && e["args"]["op"] == "all_reduce";
+    ends += phase == "e";
+  }
+  EXPECT_EQ(ops, 2);
+  EXPECT_EQ(begins, 2);
+  EXPECT_EQ(ends, 2);
+  EXPECT_THAT(processes, testing::ElementsAre("rank 0 (node \"1\")", "rank 1 (node \"1\")"));
+  EXPECT_FALSE(JoinTraces(PosixFiles(), run, 3).ok()) << "a rank's file is missing";
+}
+
+TEST(Memory, SomeIsAvailable) { EXPECT_GT(AvailableBytes(), 1 << 20); }
 
 TEST(Memory, ResidentBytesAreCounted) { EXPECT_GT(ResidentBytes(), 1 << 20); }
 

@@ -319,7 +319,42 @@ TEST(Ops, DryRunCountsAndComputesNothing) {
   const Tensor a = arena->Live({10, 20}, DType::kF32), b = arena->Live({20, 30}, DType::kF32),
                out = arena->Live({10, 30}, DType::kF32);
   ops::Matmul(ctx, a, b, out);
-  EXPECT_EQ(cost.matmul_flops, 2.0 * 10 * 20 * 30);
+  EXPECT_EQ(cost.ops.size(), 1u);
+  EXPECT_EQ(cost.ops["Matmul.NN"].flops, 2.0 * 10 * 20 * 30);
+  EXPECT_EQ(cost.ops["Matmul.NN"].bytes, 4.0 * (10 * 20 + 20 * 30 + 10 * 30));
+}
+
+// A dry run counts what a real run reports, op by op.
+TEST(Ops, DryRunCountsWhatARealRunReports) {
+  class Sheet : public SpanSink {
+   public:
+    void Add(const Span& span) override { sheet.ops[std::string(span.name)] += {1, span.flops, span.bytes}; }
+    CostSheet sheet;
+  };
+  const auto run = [](OpContext ctx, DeviceKind device) {
+    const auto arena = *Arena::Create(1 << 20, device);
+    const auto tensor = [&](Shape shape) {
+      const Tensor t = arena->Live(std::move(shape), DType::kF32);
+      if (device == DeviceKind::kCpu) std::fill(t.data<float>(), t.data<float>() + t.size(), 0.25f);
+      return t;
+    };
+    const Tensor x = tensor({8, 4, 6}), y = tensor({8, 4, 6}), lse = tensor({4, 8}), bias = tensor({24}),
+                 w = tensor({24, 24});
+    ops::AttentionVarlenFwd(ctx, *arena, x, x, x, {0, 3, 8}, y, lse, {.scale = 0.5f});
+    ops::LinearFwd(ctx, x.View({8, 24}), w, bias, y.View({8, 24}));
+    ops::GeluFwd(ctx, x, y);
+  };
+  Sheet timed;
+  CostSheet counted;
+  ThreadPool pool(1);
+  run({.pool = &pool, .spans = &timed}, DeviceKind::kCpu);
+  run({.cost = &counted}, DeviceKind::kMeta);
+  ASSERT_EQ(timed.sheet.ops.size(), 4u);
+  for (const auto& [name, cost] : timed.sheet.ops) {
+    EXPECT_EQ(counted.ops[name].calls, cost.calls) << name;
+    EXPECT_EQ(counted.ops[name].flops, cost.flops) << name;
+    EXPECT_EQ(counted.ops[name].bytes, cost.bytes) << name;
+  }
 }
 
 }  // namespace

@@ -1,0 +1,224 @@
+#include "launch/calibration.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "runtime/base/file_system.h"
+#include "runtime/base/status.h"
+
+namespace shoal {
+namespace {
+
+using nlohmann::json;
+
+struct Point {
+  std::array<double, 3> x;  // calls, FLOPs, bytes, each divided by the measured seconds
+  double weight;
+};
+
+// Least squares of sum weight (x . rate - 1)^2 over the features in `mask`, by normal equations scaled to a unit
+// diagonal. False when they are singular.
+bool Solve(const std::vector<Point>& points, unsigned mask, std::array<double, 3>& rate) {
+  std::array<int, 3> index{};
+  int n = 0;
+  for (int f = 0; f < 3; ++f) {
+    if (mask >> f & 1) index[n++] = f;
+  }
+  double a[3][4] = {};
+  for (const Point& p : points) {
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < n; ++j) a[i][j] += p.weight * p.x[index[i]] * p.x[index[j]];
+      a[i][3] += p.weight * p.x[index[i]];
+    }
+  }
+  std::array<double, 3> scale{};
+  for (int i = 0; i < n; ++i) {
+    if (a[i][i] <= 0) return false;
+    scale[i] = 1 / std::sqrt(a[i][i]);
+  }
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) a[i][j] *= scale[i] * scale[j];
+    a[i][3] *= scale[i];
+  }
+  for (int i = 0; i < n; ++i) {
+    if (a[i][i] < 1e-6) return false;
+    for (int r = 0; r < n; ++r) {
+      if (r == i) continue;
+      const double factor = a[r][i] / a[i][i];
+      for (int j = i; j < n; ++j) a[r][j] -= factor * a[i][j];
+      a[r][3] -= factor * a[i][3];
+    }
+  }
+  rate = {};
+  for (int i = 0; i < n; ++i) rate[index[i]] = scale[i] * a[i][3] / a[i][i];
+  return true;
+}
+
+// Non-negative least squares over three features: the best of the seven subsets whose solution is not negative.
+OpRate FitRate(const std::vector<Point>& points) {
+  double best = std::numeric_limits<double>::infinity();
+  OpRate rate;
+  for (unsigned mask = 1; mask < 8; ++mask) {
+    std::array<double, 3> r{};
+    if (!Solve(points, mask, r) || r[0] < 0 || r[1] < 0 || r[2] < 0) continue;
+    double residual = 0;
+    for (const Point& p : points) {
+      const double miss = p.x[0] * r[0] + p.x[1] * r[1] + p.x[2] * r[2] - 1;
+      residual += p.weight * miss * miss;
+    }
+    // A rate more must buy something.
+    if (residual < 0.999 * best) {
+      best = residual;
+      rate = {r[0], r[1], r[2]};
+    }
+  }
+  return rate;
+}
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+json ToJson(const Calibration& c) {
+  json ops = json::object();
+  for (const auto& [name, rate] : c.ops)
+    ops[name] = {{"seconds_per_call", rate.call}, {"seconds_per_flop", rate.flop}, {"seconds_per_byte", rate.byte}};
+  return {{"host", c.key.host},
+          {"ranks", c.key.ranks},
+          {"threads", c.key.threads},
+          {"compute", config::RuntimeConfig::Compute_Name(c.key.compute)},
+          {"product_peak", c.product_peak},
+          {"step_seconds", c.step_seconds},
+          {"ops", ops}};
+}
+
+Calibration FromJson(const json& j) {
+  Calibration c;
+  c.key.host = j.at("host").get<std::string>();
+  c.key.ranks = j.at("ranks").get<int>();
+  c.key.threads = j.at("threads").get<int>();
+  config::RuntimeConfig::Compute_Parse(j.at("compute").get<std::string>(), &c.key.compute);
+  c.product_peak = j.at("product_peak").get<double>();
+  c.step_seconds = j.at("step_seconds").get<double>();
+  for (const auto& [name, rate] : j.at("ops").items()) {
+    c.ops[name] = {rate.at("seconds_per_call").get<double>(), rate.at("seconds_per_flop").get<double>(),
+                   rate.at("seconds_per_byte").get<double>()};
+  }
+  return c;
+}
+
+}  // namespace
+
+std::string CalibrationKey::Text() const {
+  return absl::StrCat(ranks, ranks == 1 ? " rank x " : " ranks x ", threads, threads == 1 ? " thread, " : " threads, ",
+                      config::RuntimeConfig::Compute_Name(compute), ", on ", host);
+}
+
+absl::StatusOr<double> Calibration::StepSeconds(const CostSheet& cost, double product_peak_now) const {
+  double seconds = step_seconds;
+  std::vector<std::string> unknown;
+  for (const auto& [name, op] : cost.ops) {
+    const auto at = ops.find(name);
+    if (at != ops.end())
+      seconds += at->second.Seconds(op);
+    else if (op.bytes > 0)
+      unknown.push_back(name);
+  }
+  if (!unknown.empty())
+    return absl::NotFoundError(absl::StrCat("the calibration of ", key.Text(), " has no ", absl::StrJoin(unknown, ", "),
+                                            "; run `shoal calibrate` again with this build"));
+  return seconds * product_peak / product_peak_now;
+}
+
+void CalibrationFit::Add(const Span& span) {
+  if (span.track != Span::Track::kMain) return;
+  if (span.name == "step") {
+    if (steps_++ >= warmup_) {
+      for (auto& [name, samples] : pending_) {
+        auto& all = samples_[name];
+        all.insert(all.end(), samples.begin(), samples.end());
+      }
+      outside_.push_back(std::max(0.0, span.seconds - pending_seconds_));
+    }
+    pending_.clear();
+    pending_seconds_ = 0;
+    return;
+  }
+  if (span.bytes == 0) return;  // a phase that contains ops
+  pending_[std::string(span.name)].push_back({{1, span.flops, span.bytes}, span.seconds});
+  pending_seconds_ += span.seconds;
+}
+
+Calibration CalibrationFit::Fit() const {
+  Calibration c;
+  for (const auto& [name, samples] : samples_) {
+    // Calls of one size are one point at their median, so that a disturbed call does not count.
+    std::map<std::pair<double, double>, std::vector<double>> sizes;
+    for (const Sample& s : samples) sizes[{s.cost.flops, s.cost.bytes}].push_back(s.seconds);
+    std::vector<Point> points;
+    for (auto& [size, seconds] : sizes) {
+      const double t = std::max(1e-9, Median(seconds));
+      points.push_back({{1 / t, size.first / t, size.second / t}, static_cast<double>(seconds.size()) * t});
+    }
+    c.ops[name] = FitRate(points);
+  }
+  c.step_seconds = Median(outside_);
+  return c;
+}
+
+std::string CalibrationPath() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && *cache != '\0') return absl::StrCat(cache, "/shoal/calibration.json");
+  const char* home = std::getenv("HOME");
+  return absl::StrCat(home != nullptr ? home : "", "/.cache/shoal/calibration.json");
+}
+
+absl::StatusOr<std::vector<Calibration>> ReadCalibrations(const std::string& path) {
+  SHOAL_ASSIGN_OR_RETURN(const std::string text, PosixFiles().Read(path));
+  std::vector<Calibration> all;
+  try {
+    for (const json& one : json::parse(text)) all.push_back(FromJson(one));
+  } catch (const json::exception& e) {
+    return absl::DataLossError(absl::StrCat(path, " is damaged (", e.what(), "); remove it and run `shoal calibrate`"));
+  }
+  return all;
+}
+
+absl::StatusOr<Calibration> FindCalibration(const std::string& path, const CalibrationKey& key) {
+  auto all = ReadCalibrations(path);
+  if (!all.ok() && !absl::IsNotFound(all.status())) return all.status();
+  if (all.ok()) {
+    for (const Calibration& c : *all) {
+      if (c.key == key) return c;
+    }
+  }
+  return absl::NotFoundError(absl::StrCat(
+      "no calibration of ", key.Text(),
+      "; make one: ", key.ranks > 1 ? absl::StrCat("mpirun -n ", key.ranks, " --bind-to none ") : "",
+      "shoal calibrate --threads ", key.threads, " --compute ", config::RuntimeConfig::Compute_Name(key.compute)));
+}
+
+absl::Status WriteCalibration(const std::string& path, const Calibration& calibration) {
+  auto all = ReadCalibrations(path);
+  if (!all.ok() && !absl::IsNotFound(all.status())) return all.status();
+  json out = json::array({ToJson(calibration)});
+  if (all.ok()) {
+    for (const Calibration& c : *all) {
+      if (!(c.key == calibration.key)) out.push_back(ToJson(c));
+    }
+  }
+  SHOAL_RETURN_IF_ERROR(PosixFiles().MakeDirs(std::filesystem::path(path).parent_path().string()));
+  return WriteFileAtomically(PosixFiles(), path, out.dump(1) + "\n");
+}
+
+}  // namespace shoal

@@ -1,0 +1,104 @@
+#include "launch/grad_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <regex>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "launch/batch_on_device.h"
+#include "models/transformer.h"
+#include "runtime/base/status.h"
+#include "runtime/module/local_params.h"
+#include "runtime/module/step_context.h"
+
+namespace shoal {
+namespace {
+
+MicroBatch FirstTokens(const MicroBatch& micro, int32_t most) {
+  MicroBatch cut;
+  const int32_t n = std::min(most, micro.cu_seqlens[1]);
+  const auto first = [n](const std::vector<int32_t>& all) {
+    return std::vector<int32_t>(all.begin(), all.begin() + n);
+  };
+  cut.tokens = first(micro.tokens);
+  cut.labels = first(micro.labels);
+  cut.positions = first(micro.positions);
+  cut.cu_seqlens = {0, n};
+  cut.sample_ids = {micro.sample_ids.at(0)};
+  cut.max_len = n;
+  return cut;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::string& pattern, const MicroBatch& micro,
+                                           DataParallel& dp, ThreadPool& pool) {
+  std::regex names;
+  try {
+    names = std::regex(pattern);
+  } catch (const std::regex_error& e) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("debug.grad_check: '", pattern, "' is no regular expression: ", e.what()));
+  }
+  Transformer model(job.model().transformer());
+  LocalParams params(model.params(), DType::kF64);
+  OpContext ops{.pool = &pool};
+  for (const Param* param : model.params()) ops::Copy(ops, dp.Weight(*param), params.Weight(*param));
+  SHOAL_ASSIGN_OR_RETURN(const auto arena, Arena::Create(int64_t{64} << 30, DeviceKind::kCpu));
+  const MicroBatch cut = FirstTokens(micro, 64);
+  const auto loss_and_gradients = [&] {
+    params.BeginStep();
+    StepContext ctx({.ops = ops,
+                     .arena = arena.get(),
+                     .params = &params,
+                     .compute = DType::kF64,
+                     .seed = job.seed(),
+                     .grad_scale = 1.0 / static_cast<double>(cut.tokens.size())});
+    const Batch y = model.Forward(ctx, ToBatch(cut));
+    model.Backward(ctx, y);
+    return ctx.losses().at("loss").first / static_cast<double>(cut.tokens.size());
+  };
+  struct Probe {
+    const Param* param;
+    int64_t element;
+    double gradient, largest;
+  };
+  loss_and_gradients();
+  std::vector<Probe> probes;
+  for (const Param* param : model.params()) {
+    if (!std::regex_search(param->name, names)) continue;
+    const double* grad = params.Grad(*param).grad.data<double>();
+    const int64_t largest =
+        std::max_element(grad, grad + param->size(), [](double a, double b) { return std::abs(a) < std::abs(b); }) -
+        grad;
+    const auto drawn = static_cast<int64_t>(NameHash(param->name) % static_cast<uint64_t>(param->size()));
+    for (const int64_t element : {largest, drawn})
+      probes.push_back({param, element, grad[element], std::abs(grad[largest])});
+  }
+  if (probes.empty())
+    return absl::InvalidArgumentError(absl::StrCat("debug.grad_check: no parameter's name matches '", pattern, "'"));
+  std::string table = absl::StrFormat("%-40s %10s %14s %14s\n", "parameter", "element", "gradient", "difference");
+  bool wrong = false;
+  for (const Probe& probe : probes) {
+    constexpr double kStep = 4e-4;
+    double& value = params.Weight(*probe.param).data<double>()[probe.element];
+    const double at = value;
+    const auto loss = [&](double offset) {
+      value = at + offset * kStep;
+      return loss_and_gradients();
+    };
+    const double difference = (loss(-2) - 8 * loss(-1) + 8 * loss(1) - loss(2)) / (12 * kStep);
+    value = at;
+    const bool missed = !(std::abs(difference - probe.gradient) <= 1e-5 * probe.largest + 1e-11);
+    wrong = wrong || missed;
+    absl::StrAppendFormat(&table, "%-40s %10d %14.7e %14.7e%s\n", probe.param->name, probe.element, probe.gradient,
+                          difference, missed ? "  WRONG" : "");
+  }
+  if (wrong) return absl::AbortedError(absl::StrCat("debug.grad_check found wrong gradients\n", table));
+  return table;
+}
+
+}  // namespace shoal

@@ -1,0 +1,101 @@
+#include "launch/calibration.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace shoal {
+namespace {
+
+using testing::HasSubstr;
+
+void Step(CalibrationFit& fit, const std::vector<Span>& ops, double outside) {
+  double inside = 0;
+  for (const Span& op : ops) {
+    fit.Add(op);
+    inside += op.seconds;
+  }
+  Span step;
+  step.name = "step";
+  step.seconds = inside + outside;
+  fit.Add(step);
+}
+
+Span Op(const char* name, double flops, double bytes, double seconds) {
+  Span span;
+  span.name = name;
+  span.flops = flops;
+  span.bytes = bytes;
+  span.seconds = seconds;
+  return span;
+}
+
+TEST(Calibration, FindsTheRatesThatTheTimesWereMadeOf) {
+  CalibrationFit fit(1);
+  const auto product = [](double flops, double bytes) {
+    return Op("Matmul.NT", flops, bytes, 1e-6 + 2e-12 * flops + 3e-11 * bytes);
+  };
+  const auto gelu = [](double bytes) { return Op("GeluFwd", 0, bytes, 2e-11 * bytes); };
+  for (int run = 0; run < 2; ++run) {
+    Step(fit, {Op("Matmul.NT", 1e6, 1e3, 99), Op("GeluFwd", 0, 10, 99)}, 99);  // warming up: not counted
+    for (int i = 0; i < 3; ++i) {
+      Step(fit, {product(1e9, 1e6), product(1e6, 4e6), product(1e4, 1e3), gelu(1e6), gelu(1e7)}, 1e-3);
+    }
+    fit.EndRun();
+  }
+  Calibration c = fit.Fit();
+  EXPECT_NEAR(c.ops["Matmul.NT"].call, 1e-6, 1e-8);
+  EXPECT_NEAR(c.ops["Matmul.NT"].flop, 2e-12, 2e-14);
+  EXPECT_NEAR(c.ops["Matmul.NT"].byte, 3e-11, 3e-13);
+  EXPECT_NEAR(c.ops["GeluFwd"].byte, 2e-11, 1e-13);
+  EXPECT_NEAR(c.step_seconds, 1e-3, 1e-9);
+
+  CostSheet cost;
+  cost.ops["Matmul.NT"] = {10, 5e9, 2e7};
+  cost.ops["GeluFwd"] = {4, 0, 3e6};
+  c.product_peak = 100;
+  const double expected = 1e-3 + 10e-6 + 1e-2 + 6e-4 + 6e-5;
+  EXPECT_NEAR(*c.StepSeconds(cost, 100), expected, 1e-2 * expected);
+  EXPECT_NEAR(*c.StepSeconds(cost, 50), 2 * expected, 2e-2 * expected) << "half the speed now";
+  cost.ops["SiluFwd"] = {1, 0, 8};
+  EXPECT_THAT(c.StepSeconds(cost, 100).status().message(), HasSubstr("has no SiluFwd"));
+}
+
+TEST(Calibration, RatesAreNeverNegative) {
+  CalibrationFit fit(0);
+  Step(fit, {Op("Add", 0, 1e3, 5e-6), Op("Add", 0, 1e6, 4e-6), Op("Add", 0, 2e6, 3e-6)}, 0);
+  const OpRate rate = fit.Fit().ops.at("Add");
+  EXPECT_GE(rate.call, 0);
+  EXPECT_GE(rate.byte, 0);
+  EXPECT_GT(rate.Seconds({1, 0, 1e6}), 2e-6);
+}
+
+TEST(Calibration, FileKeepsOneEntryPerKeyAndNamesWhatIsMissing) {
+  const std::string path = testing::TempDir() + "/calibrations/c.json";
+  std::filesystem::remove_all(testing::TempDir() + "/calibrations");
+  Calibration one;
+  one.key = {"node", 2, 1, config::RuntimeConfig::FP32};
+  one.product_peak = 1e11;
+  one.step_seconds = 0.5;
+  one.ops["Add"] = {1e-6, 0, 1e-10};
+  EXPECT_THAT(FindCalibration(path, one.key).status().message(),
+              HasSubstr("no calibration of 2 ranks x 1 thread, FP32, on node; make one: mpirun -n 2"));
+  Calibration other = one;
+  other.key.threads = 4;
+  ASSERT_EQ(WriteCalibration(path, one), absl::OkStatus());
+  ASSERT_EQ(WriteCalibration(path, other), absl::OkStatus());
+  one.step_seconds = 0.75;
+  ASSERT_EQ(WriteCalibration(path, one), absl::OkStatus());
+  EXPECT_EQ(ReadCalibrations(path)->size(), 2u);
+  const auto found = FindCalibration(path, one.key);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->step_seconds, 0.75);
+  EXPECT_EQ(found->ops.at("Add").byte, 1e-10);
+  std::ofstream(path) << "[{";
+  EXPECT_TRUE(absl::IsDataLoss(FindCalibration(path, one.key).status()));
+}
+
+}  // namespace
+}  // namespace shoal
