@@ -29,8 +29,10 @@ std::string SlurmScript(const LaunchArgs& args) {
                       "\n#SBATCH --ntasks=", args.ranks, "\n#SBATCH --cpus-per-task=", args.threads,
                       "\n#SBATCH --time=", args.minutes,
                       "\n#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n#SBATCH --open-mode=append\n", R"(run=)",
-                      Quoted(args.run_dir), R"(
-srun --mpi=pmix )",
+                      Quoted(args.run_dir), R"sh(
+# Slurm before 23.02 does not say when the allocation ends.
+export SLURM_JOB_END_TIME=${SLURM_JOB_END_TIME:-$(date -d "$(squeue -h -j "$SLURM_JOB_ID" -o %e)" +%s)}
+srun --mpi=pmix )sh",
                       TrainCommand(args), R"( &
 step=$!
 # Two minutes before the limit Slurm sends USR1 here; the run saves at its next step boundary and ends with exit 0.

@@ -77,6 +77,8 @@ int main(int argc, char** argv) {
              "search every output and gradient for NaN and infinity (debug.check_numerics)");
   alias_flag("--overfit-one-batch", "debug.overfit_one_batch",
              "train on the first batch only (debug.overfit_one_batch)");
+  alias("--grad-check", "debug.grad_check",
+        "check gradients of parameters that match this expression before training (debug.grad_check)");
   train->callback([&] { code = shoal::RunTrain(train_args); });
 
   std::string eval_run;
