@@ -58,10 +58,11 @@ int RunWhyHang(const std::string& run);
 int RunDoctor();
 
 struct BenchArgs {
-  std::string what;  // probe | step | attention
+  std::string what;  // probe | step | batches | attention | activations | checkpoint | tracing
   JobArgs job;
   int threads = 2, warmup = 2, steps = 5;
   int64_t tokens = 16384, heads = 1, head_size = 64;
+  std::string folder;  // of checkpoint and tracing; empty: bench-<what>
 };
 int RunBench(const BenchArgs& args);
 

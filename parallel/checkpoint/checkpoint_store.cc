@@ -124,7 +124,7 @@ FileSystem& Files(FileSystem* files) { return files != nullptr ? *files : PosixF
 // The state at one moment; its memory is used again by the next save.
 struct CheckpointStore::Snapshot {
   Collector state;
-  std::vector<char> memory;
+  Tensor memory;  // u8
   Best best = Best::kNo;
 };
 
@@ -160,8 +160,11 @@ absl::Status CheckpointStore::Save(int64_t step, absl::Span<Stateful* const> sta
   s.state.manifest.ranks = comm_.size();
   int64_t bytes = 0;
   for (const Piece& piece : s.state.pieces) bytes += (piece.tensor.bytes() + 63) / 64 * 64;
-  if (static_cast<int64_t>(s.memory.size()) < bytes) s.memory.resize(static_cast<size_t>(bytes));
-  char* at = s.memory.data();
+  if (!s.memory.defined() || s.memory.size() < bytes) {
+    s.memory = Tensor();
+    s.memory = Tensor::Zeros({bytes}, DType::kU8);
+  }
+  char* at = static_cast<char*>(s.memory.raw());
   for (Piece& piece : s.state.pieces) {
     if (piece.tensor.bytes() > 0) std::memcpy(at, piece.tensor.raw(), static_cast<size_t>(piece.tensor.bytes()));
     piece.tensor = Tensor::Borrow(at, piece.tensor.shape(), piece.tensor.dtype());

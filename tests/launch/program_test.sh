@@ -56,9 +56,6 @@ check "initial weights from Hugging Face" 0 "finished" "$shoal" train "$work/job
 check "initial weights of another model" 2 "norm_epsilon" "$shoal" train "$work/job" --run_dir "$work/run6" --set model.initial_weights="$work/hf" --set model.transformer.norm_epsilon=1e-3
 check "grad check" 0 "gradients against differences" "$shoal" train "$work/job" --run_dir "$work/run10" --grad-check 'attention.q'
 check "an allocation about to end" 0 "stopped at step 1" env SLURM_JOB_END_TIME=$(($(date +%s) + 60)) "$shoal" train "$work/job" --run_dir "$work/run7"
-check "calibrate" 0 "holds the calibration of 1 rank x 1 thread, FP32" "$shoal" calibrate --threads 1 --compute FP32 --out "$work/calibration.json"
-check "predicted step time" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
-check "predicted and measured" 0 "ms, measured " "$shoal" train "$work/job" --run_dir "$work/run8" --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
 check "a named calibration must be there" 3 "no calibration of" "$shoal" train "$work/job" --run_dir "$work/run9" --set runtime.calibration="$work/none.json"
 check "truncated data" 3 "truncated" bash -c "head -c 30 $work/d.idx >$work/t.idx; cp $work/d.bin $work/t.bin; $shoal train $work/job --run_dir $work/run3 --set 'data.dataset={ path: \"$work/t\" }'"
 check "over-long documents" 3 "document" "$shoal" train "$work/job" --run_dir "$work/run4" --set data.over_long=ERROR

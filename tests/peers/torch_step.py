@@ -27,6 +27,9 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--mode", choices=["eager", "compile"], default="eager")
 parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
 parser.add_argument("--ddp", action="store_true", help="one process of a gloo group; RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT are set")
+parser.add_argument("--save-weights", help="write the initial weights as safetensors in Shoal's names")
+parser.add_argument("--batches", help="train on these: the output of `shoal bench batches`, one list of sequences a step; no warm-up")
+parser.add_argument("--save-gradients", help="write the gradients of step 0, in Shoal's names")
 args = parser.parse_args()
 
 import torch  # noqa: E402
@@ -106,6 +109,34 @@ class Model(nn.Module):
         return F.cross_entropy(logits.view(-1, args.vocabulary).float(), labels.view(-1))
 
 
+def in_shoals_names(model, value):
+    """{Shoal's name: value(parameter)}, fused projections cut."""
+    named = {"tokens.weight": value(model.embedding.weight)}
+    if args.style == "gpt2":
+        named["positions.weight"] = value(model.positions.weight)
+    else:
+        named["head.weight"] = value(model.head.weight)
+
+    def add(name, module, *parts):
+        for kind, p in module.named_parameters():
+            for part, piece in zip(parts or ("",), value(p).chunk(len(parts) or 1)):
+                named[f"{name}{part}.{kind}"] = piece.clone()
+    for i, block in enumerate(model.blocks):
+        add(f"blocks.{i}.attention.norm", block.norm1)
+        add(f"blocks.{i}.attention", block.qkv, ".q", ".k", ".v")
+        add(f"blocks.{i}.attention.out", block.out)
+        add(f"blocks.{i}.mlp.norm", block.norm2)
+        add(f"blocks.{i}.mlp", block.up, *([".up"] if args.style == "gpt2" else [".gate", ".up"]))
+        add(f"blocks.{i}.mlp.down", block.down)
+    add("final_norm", model.norm)
+    return named
+
+
+def save(path, model, value):
+    from safetensors.torch import save_file
+    save_file({name: tensor.contiguous() for name, tensor in in_shoals_names(model, value).items()}, path)
+
+
 model = Model()
 for p in model.parameters():
     if p.dim() > 1:
@@ -114,6 +145,8 @@ decayed = [p for p in model.parameters() if p.dim() > 1]
 others = [p for p in model.parameters() if p.dim() == 1]
 optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
                               lr=3e-4, betas=(0.9, 0.95), fused=True)
+if args.save_weights:
+    save(args.save_weights, model, lambda p: p.detach())
 step_model = model
 if args.ddp:
     import torch.distributed as dist
@@ -126,11 +159,19 @@ generator = torch.Generator().manual_seed(1 + int(os.environ.get("RANK", "0")))
 data = torch.randint(0, args.vocabulary, (args.batch, args.tokens + 1), generator=generator)
 tokens, labels = data[:, :-1].contiguous(), data[:, 1:].contiguous()
 seconds, losses = [], []
+batches = json.load(open(args.batches)) if args.batches else []
+if batches:
+    args.warmup, args.steps = 0, len(batches)
 for step in range(args.warmup + args.steps):
+    if batches:
+        data = torch.tensor(batches[step])
+        tokens, labels = data[:, :-1].contiguous(), data[:, 1:].contiguous()
     begin = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bf16"):
         loss = step_model(tokens, labels)
     loss.backward()
+    if step == 0 and args.save_gradients:
+        save(args.save_gradients, model, lambda p: p.grad)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

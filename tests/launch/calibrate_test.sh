@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# calibrate, and what plan and train say with its file. Argument: the program.
+set -uo pipefail
+shoal=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+# check NAME EXIT TEXT COMMAND...: COMMAND ends with EXIT and says TEXT.
+check() {
+  local name=$1 want=$2 text=$3 out code
+  shift 3
+  out=$("$@" 2>&1)
+  code=$?
+  if [ $code -ne "$want" ] || ! grep -qF -- "$text" <<<"$out"; then
+    echo "FAILED: $name: exit $code (wanted $want), output (wanted '$text'):"
+    echo "$out"
+    failures=$((failures + 1))
+  fi
+}
+echo 'model { transformer { layers: 1 width: 16 heads: 2 } } data { dataset { path: "'"$work"'/d" } max_tokens: 32 held_out: 0 } global_batch { tokens: 64 } duration { steps: 2 }' >"$work/job"
+seq 1 500 >"$work/text.txt"
+check "data build" 0 "1 documents" "$shoal" data build --out "$work/d" "$work/text.txt"
+check "calibrate" 0 "holds the calibration of 1 rank x 1 thread, FP32" "$shoal" calibrate --threads 1 --compute FP32 --out "$work/calibration.json"
+check "predicted step time" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
+check "predicted and measured" 0 "ms, measured " "$shoal" train "$work/job" --run_dir "$work/run8" --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
+check "calibrate for two ranks" 0 "holds the calibration of 2 ranks x 1 thread, FP32" "$shoal" calibrate --local_ranks 2 --threads 1 --compute FP32 --out "$work/calibration.json"
+check "both are kept" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
+exit $((failures > 0))
