@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <vector>
 
 #include "runtime/ops/cpu/onednn_adapter.h"
@@ -68,26 +69,40 @@ void GemmScaled(const GemmShape& s, double alpha, const double* a, const double*
 
 namespace {
 
-// Cuts C into rows or columns and calls fn(slice, first row, first column) for each, over the pool. A slice costs at
-// least what waking a thread does. Slices are the same for every number of threads, so that oneDNN's choice of kernel
-// for a slice, and with it the order of its sums, is too.
+// Cuts C into a grid of tiles and calls fn(tile, first row, first column) for each, over the pool. The kernels copy a
+// tile's operands into their own order, so large square tiles waste least; more tiles serve more threads. Tiles are the
+// same for every number of threads, so that oneDNN's choice of kernel for a tile, and with it the order of its sums, is
+// too.
 template <class F>
-void ForSlices(ThreadPool& pool, const GemmShape& s, F fn) {
-  constexpr int64_t kSliceFlops = 4 << 20;
-  const bool rows = s.m >= s.n;
-  const int64_t extent = rows ? s.m : s.n;
-  constexpr int64_t kTile = 64;
-  const int64_t most = std::max<int64_t>(1, std::min<int64_t>(8, s.m * s.n / 8 * s.k / (kSliceFlops / 8)));
-  const int64_t pieces = std::min(most, (extent + kTile - 1) / kTile);
-  const auto border = [&](int64_t i) {
-    return i == pieces ? extent : std::min(extent, (extent * i / pieces + kTile / 2) / kTile * kTile);
+void ForTiles(ThreadPool& pool, const GemmShape& s, F fn) {
+  constexpr double kSmallest = 8e6, kUsual = 512e6;  // FLOPs: what waking a thread costs; some milliseconds
+  constexpr int64_t kFew = 4, kMany = 64, kEdge = 64;
+  const double flops = 2.0 * static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k);
+  int64_t tiles = 1;
+  while (tiles < kMany && static_cast<double>(tiles) * (tiles < kFew ? kSmallest : kUsual) < flops) tiles *= 2;
+  // Rows and columns of the grid: the pair that copies least per product.
+  int64_t grid_m = 1;
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t gm = 1; gm <= tiles; gm *= 2) {
+    const double copied =
+        static_cast<double>(gm) / static_cast<double>(s.m) + static_cast<double>(tiles / gm) / static_cast<double>(s.n);
+    if (copied < least) least = copied, grid_m = gm;
+  }
+  const auto edges = [](int64_t extent, int64_t pieces) {
+    pieces = std::min(pieces, (extent + kEdge - 1) / kEdge);
+    std::vector<int64_t> at(static_cast<size_t>(pieces) + 1, extent);
+    for (int64_t i = 0; i < pieces; ++i)
+      at[static_cast<size_t>(i)] = std::min(extent, (extent * i / pieces + kEdge / 2) / kEdge * kEdge);
+    return at;
   };
-  pool.Run(pieces, [&](int64_t i) {
-    const int64_t begin = border(i), end = border(i + 1);
-    if (begin >= end) return;
-    GemmShape slice = s;
-    (rows ? slice.m : slice.n) = end - begin;
-    fn(slice, rows ? begin : 0, rows ? 0 : begin);
+  const auto rows = edges(s.m, grid_m), columns = edges(s.n, tiles / grid_m);
+  const auto across = static_cast<int64_t>(columns.size()) - 1;
+  pool.Run((static_cast<int64_t>(rows.size()) - 1) * across, [&](int64_t i) {
+    const auto r = static_cast<size_t>(i / across), c = static_cast<size_t>(i % across);
+    GemmShape tile = s;
+    tile.m = rows[r + 1] - rows[r];
+    tile.n = columns[c + 1] - columns[c];
+    if (tile.m > 0 && tile.n > 0) fn(tile, rows[r], columns[c]);
   });
 }
 
@@ -100,8 +115,8 @@ int64_t OffsetB(const GemmShape& s, int64_t column) {
 
 template <class T>
 void ParallelGemm(ThreadPool& pool, const GemmShape& s, const T* a, const T* b, Accumulate accumulate, T* c) {
-  ForSlices(pool, s, [&](const GemmShape& slice, int64_t row, int64_t column) {
-    Gemm(slice, a + OffsetA(s, row), b + OffsetB(s, column), accumulate, c + row * s.ldc + column);
+  ForTiles(pool, s, [&](const GemmShape& tile, int64_t row, int64_t column) {
+    Gemm(tile, a + OffsetA(s, row), b + OffsetB(s, column), accumulate, c + row * s.ldc + column);
   });
 }
 
@@ -109,9 +124,9 @@ bool ParallelGemmBf16(ThreadPool& pool, const GemmShape& s, const BFloat16* a, c
                       void* c, DType c_type) {
   if (s.m == 0 || s.n == 0 || s.k == 0) return false;  // the plain path knows what an empty sum is
   std::atomic<bool> all{true};
-  ForSlices(pool, s, [&](const GemmShape& slice, int64_t row, int64_t column) {
+  ForTiles(pool, s, [&](const GemmShape& tile, int64_t row, int64_t column) {
     char* to = static_cast<char*>(c) + (row * s.ldc + column) * DTypeBytes(c_type);
-    if (!OneDnnBf16Gemm(slice, a + OffsetA(s, row), b + OffsetB(s, column), accumulate, to, c_type)) all = false;
+    if (!OneDnnBf16Gemm(tile, a + OffsetA(s, row), b + OffsetB(s, column), accumulate, to, c_type)) all = false;
   });
   return all;
 }
