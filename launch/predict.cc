@@ -50,9 +50,7 @@ class DryRun {
  public:
   DryRun(const config::Job& job, int ranks)
       : job_(job),
-        model_(job.model().transformer(), job.parallel().recompute() == config::ParallelConfig::BLOCK
-                                              ? RecomputeBlocks::kYes
-                                              : RecomputeBlocks::kNo),
+        model_(job.model().transformer(), RecomputedBy(job.parallel())),
         world_(FakeWorld(0, ranks)),
         params_(ComputeType(job)) {
     auto mesh = Mesh::Create(*world_, {});

@@ -119,8 +119,7 @@ class Trainer {
     const auto& transformer = job_.model().transformer();
     SHOAL_ASSIGN_OR_RETURN(data_, TrainingData::Open(job_.data(), transformer.vocabulary()));
     Say("data: " + data_->Summary());
-    const bool recompute = job_.parallel().recompute() == config::ParallelConfig::BLOCK;
-    model_ = std::make_unique<Transformer>(transformer, recompute ? RecomputeBlocks::kYes : RecomputeBlocks::kNo);
+    model_ = std::make_unique<Transformer>(transformer, RecomputedBy(job_.parallel()));
     SHOAL_ASSIGN_OR_RETURN(optimizer_, MakeOptimizer(job_.optim()));
     SHOAL_ASSIGN_OR_RETURN(
         dp_, DataParallel::Create(model_->params(), *mesh_,
@@ -205,13 +204,14 @@ class Trainer {
     for (const auto& [host, have] : ranks_and_bytes) {
       const auto& [ranks, bytes] = have;
       if (bytes == 0 || ranks * predicted_bytes_ <= bytes) continue;
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "too little memory", host.empty() ? "" : " on ", host, ": ", ranks,
-          ranks == 1 ? " rank needs " : " ranks need ", human(ranks * predicted_bytes_), ", ", human(bytes),
-          " is available. Of each rank: weights ", human(p.weights + p.masters), ", gradients ", human(p.gradients),
-          ", optimizer ", human(p.optimizer), ", activations ", human(p.activations), ", copy for checkpoints ",
-          human(p.checkpoint),
-          ". Take a smaller micro_batch, parallel { recompute: BLOCK }, or more hosts; `shoal plan` shows the effect"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("too little memory", host.empty() ? "" : " on ", host, ": ", ranks,
+                       ranks == 1 ? " rank needs " : " ranks need ", human(ranks * predicted_bytes_), ", ",
+                       human(bytes), " is available. Of each rank: weights ", human(p.weights + p.masters),
+                       ", gradients ", human(p.gradients), ", optimizer ", human(p.optimizer), ", activations ",
+                       human(p.activations), ", copy for checkpoints ", human(p.checkpoint),
+                       ". Take a smaller micro_batch, parallel { recompute: MLP } or BLOCK, or more hosts; `shoal "
+                       "plan` shows the effect"));
     }
     return absl::OkStatus();
   }

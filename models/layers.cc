@@ -267,10 +267,11 @@ void AttentionBlock::VisitParams(absl::FunctionRef<void(Param&)> visit) {
   out_.VisitParams(visit);
 }
 
-MlpBlock::MlpBlock(const std::string& name, const TransformerConfig& c)
+MlpBlock::MlpBlock(const std::string& name, const TransformerConfig& c, Inner inner)
     : width_(c.width()),
       ffn_(c.ffn()),
       gated_(c.activation() == TransformerConfig::SWIGLU),
+      inner_(inner),
       norm_(name + ".norm", c),
       up_(LinearOptions(name + ".up", c.width(), c.ffn(), c)),
       down_(LinearOptions(name + ".down", c.ffn(), c.width(), c, ResidualFactor(c))) {
@@ -284,31 +285,43 @@ void MlpBlock::Activate(StepContext& ctx, const Tensor& hidden, const Tensor& y)
     ops::GeluFwd(ctx.ops(), hidden, y);
 }
 
+void MlpBlock::Expand(StepContext& ctx, const Tensor& x, const Tensor& stats, const Tensor& hidden) {
+  const Tensor n = ctx.Live({x.dim(0), width_}, ctx.compute());
+  norm_.Forward(ctx, x, n, stats);
+  if (gated_) gate_->Forward(ctx, n, hidden.Slice(1, 0, ffn_));
+  up_.Forward(ctx, n, gated_ ? hidden.Slice(1, ffn_, 2 * ffn_) : hidden);
+}
+
 Batch MlpBlock::Forward(StepContext& ctx, Batch x) {
   auto& frame = ctx.PushFrame();
   const int64_t tokens = x.x.dim(0);
   const Tensor stats = ctx.Frame(norm_.StatsShape(tokens), ctx.stats_dtype());
-  const Tensor hidden = ctx.Frame({tokens, gated_ ? 2 * ffn_ : ffn_}, ctx.compute());
-  {
-    const Tensor n = ctx.Live({tokens, width_}, ctx.compute());
-    norm_.Forward(ctx, x.x, n, stats);
-    if (gated_) gate_->Forward(ctx, n, hidden.Slice(1, 0, ffn_));
-    up_.Forward(ctx, n, gated_ ? hidden.Slice(1, ffn_, 2 * ffn_) : hidden);
-  }
+  const bool keep = inner_ == Inner::kKeep;
+  const Shape inner = {tokens, gated_ ? 2 * ffn_ : ffn_};
+  const Tensor hidden = keep ? ctx.Frame(inner, ctx.compute()) : ctx.Live(inner, ctx.compute());
+  Expand(ctx, x.x, stats, hidden);
   const Tensor y = ctx.Frame({tokens, width_}, ctx.compute());
   {
     const Tensor active = ctx.Live({tokens, ffn_}, ctx.compute());
     Activate(ctx, hidden, active);
     down_.Forward(ctx, active, y);
   }
-  frame.saved = {x.x, stats, hidden};
+  frame.saved = {x.x, stats};
+  if (keep) frame.saved.push_back(hidden);
   return {y, x.layout};
 }
 
 Batch MlpBlock::Backward(StepContext& ctx, Batch dy) {
   const auto frame = ctx.PopFrame();
-  const Tensor &x = frame.saved[0], &stats = frame.saved[1], &hidden = frame.saved[2];
+  const Tensor &x = frame.saved[0], &stats = frame.saved[1];
   const int64_t tokens = x.dim(0);
+  Tensor hidden;
+  if (inner_ == Inner::kKeep) {
+    hidden = frame.saved[2];
+  } else {
+    hidden = ctx.Live({tokens, gated_ ? 2 * ffn_ : ffn_}, ctx.compute());
+    Expand(ctx, x, stats, hidden);
+  }
   Tensor dhidden = ctx.Live({tokens, ffn_}, ctx.compute());
   {
     const Tensor active = ctx.Live({tokens, ffn_}, ctx.compute());
@@ -316,7 +329,7 @@ Batch MlpBlock::Backward(StepContext& ctx, Batch dy) {
     down_.Backward(ctx, active, dy.x, dhidden, Accumulate::kOverwrite);
   }
   if (gated_) {
-    ops::SwiGluBwd(ctx.ops(), dhidden, hidden, hidden);  // in place: the frame is ours
+    ops::SwiGluBwd(ctx.ops(), dhidden, hidden, hidden);  // in place: it is ours
     dhidden = hidden;
   } else {
     ops::GeluBwd(ctx.ops(), dhidden, hidden, dhidden);

@@ -86,15 +86,20 @@ class AttentionBlock : public Module {
 // down(gelu(up(n))) or down(silu(gate(n)) * up(n)) of n = norm(x).
 class MlpBlock : public Module {
  public:
-  MlpBlock(const std::string& name, const config::TransformerConfig& config);
+  // kRecompute: Backward makes the inner activations again from the block's input.
+  enum class Inner : uint8_t { kKeep, kRecompute };
+  MlpBlock(const std::string& name, const config::TransformerConfig& config, Inner inner = Inner::kKeep);
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override;
 
  private:
+  // norm(x) and its projections; `stats` are written.
+  void Expand(StepContext& ctx, const Tensor& x, const Tensor& stats, const Tensor& hidden);
   void Activate(StepContext& ctx, const Tensor& hidden, const Tensor& y) const;
   int64_t width_, ffn_;
   bool gated_;
+  Inner inner_;
   Norm norm_;
   std::optional<Linear> gate_;
   Linear up_, down_;

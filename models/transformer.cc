@@ -18,7 +18,19 @@ std::unique_ptr<Module> ResidualBranch(const config::TransformerConfig& config, 
 
 }  // namespace
 
-Transformer::Transformer(const config::TransformerConfig& config, RecomputeBlocks recompute) : config_(config) {
+Recomputed RecomputedBy(const config::ParallelConfig& config) {
+  switch (config.recompute()) {
+    case config::ParallelConfig::NONE:
+      return Recomputed::kNothing;
+    case config::ParallelConfig::MLP:
+      return Recomputed::kMlps;
+    case config::ParallelConfig::BLOCK:
+      return Recomputed::kBlocks;
+  }
+  return Recomputed::kNothing;
+}
+
+Transformer::Transformer(const config::TransformerConfig& config, Recomputed recomputed) : config_(config) {
   auto embedding = std::make_unique<Embedding>(config);
   Param* table = &embedding->tokens();
   body_.Add("embedding", std::move(embedding));
@@ -29,10 +41,11 @@ Transformer::Transformer(const config::TransformerConfig& config, RecomputeBlock
   for (int layer = 0; layer < config.layers(); ++layer) {
     const std::string name = absl::StrCat("blocks.", layer);
     auto block = std::make_unique<Seq>();
+    const auto inner = recomputed == Recomputed::kMlps ? MlpBlock::Inner::kRecompute : MlpBlock::Inner::kKeep;
     const std::string attention = name + ".attention", mlp = name + ".mlp";
     block->Add(attention, ResidualBranch(config, attention, std::make_unique<AttentionBlock>(attention, config)));
-    block->Add(mlp, ResidualBranch(config, mlp, std::make_unique<MlpBlock>(mlp, config)));
-    if (recompute == RecomputeBlocks::kYes)
+    block->Add(mlp, ResidualBranch(config, mlp, std::make_unique<MlpBlock>(mlp, config, inner)));
+    if (recomputed == Recomputed::kBlocks)
       body_.Add(name, std::make_unique<Recompute>(std::move(block)));
     else
       body_.Add(name, std::move(block));

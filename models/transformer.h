@@ -6,17 +6,20 @@
 
 #include "models/layers.h"
 #include "models/models.pb.h"
+#include "parallel/parallel.pb.h"
 #include "runtime/module/combinators.h"
 
 namespace shoal {
 
-enum class RecomputeBlocks : uint8_t { kNo, kYes };
+// What backward computes again (parallel.proto's Recompute).
+enum class Recomputed : uint8_t { kNothing, kMlps, kBlocks };
+Recomputed RecomputedBy(const config::ParallelConfig& config);
 
 // Token ids in, loss "loss" out (LmHead). Owns its modules; parameters have ids.
 class Transformer : public Module {
  public:
   // `config` is resolved (ResolveTransformer).
-  explicit Transformer(const config::TransformerConfig& config, RecomputeBlocks recompute = RecomputeBlocks::kNo);
+  explicit Transformer(const config::TransformerConfig& config, Recomputed recomputed = Recomputed::kNothing);
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override;

@@ -40,8 +40,8 @@ namespace {
 // Fresh pages of the system, huge ones where it has them: fewer faults when they are first touched, fewer misses of the
 // address cache ever after.
 std::shared_ptr<Storage> ZeroPages(int64_t bytes) {
-  constexpr int64_t kHugePage = 2 << 20;
-  const auto size = static_cast<size_t>((bytes + 64 + kHugePage - 1) / kHugePage * kHugePage);
+  constexpr int64_t kPage = 4096;
+  const auto size = static_cast<size_t>((bytes + 64 + kPage - 1) / kPage * kPage);
   void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(data != MAP_FAILED) << "out of memory: " << size << " bytes";
   ::madvise(data, size, MADV_HUGEPAGE);  // advice only: the kernel may refuse

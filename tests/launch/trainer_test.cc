@@ -103,6 +103,7 @@ TEST_F(TrainerTest, AnyLayoutEqualsTheOneRankRun) {
   // Threads and recomputation change no bit; neither does sharding the optimizer.
   EXPECT_EQ(Run(Job(), 1, "", 3).weights, one.weights);
   EXPECT_EQ(Run(Job({"parallel.recompute=BLOCK"}), 1).weights, one.weights);
+  EXPECT_EQ(Run(Job({"parallel.recompute=MLP"}), 1).weights, one.weights);
   EXPECT_EQ(Run(Job({"parallel.zero=0", "optim.clip_norm=0"}), 2).weights, Run(Job({"optim.clip_norm=0"}), 2).weights);
 }
 
