@@ -18,7 +18,7 @@ shoal_need(Protobuf "libprotobuf-dev protobuf-compiler" 3.21)
 find_package(absl QUIET)
 shoal_need(absl libabsl-dev 20220623)
 find_package(glog QUIET)
-shoal_need(glog libgoogle-glog-dev 0.5)
+shoal_need(glog libgoogle-glog-dev 0.6)
 find_package(CLI11 QUIET)
 shoal_need(CLI11 libcli11-dev 2.1)
 find_package(nlohmann_json QUIET)
@@ -50,6 +50,8 @@ shoal_library(zstd zstd.h zstd)
 shoal_need(zstd libzstd-dev 1.5)
 shoal_library(hwy hwy/highway.h hwy)
 shoal_need(hwy libhwy-dev 1.0)
+shoal_library(pcre2 pcre2.h pcre2-8)
+shoal_need(pcre2 libpcre2-dev 10.40)
 if(SHOAL_TESTS)
   find_package(GTest QUIET)
   shoal_need(GTest "libgtest-dev libgmock-dev" 1.12)
@@ -67,7 +69,7 @@ target_link_libraries(shoal_dependencies INTERFACE
   absl::status absl::statusor absl::strings absl::str_format absl::synchronization absl::time absl::span
   absl::function_ref absl::any_invocable absl::flat_hash_map absl::flat_hash_set absl::inlined_vector
   glog::glog protobuf::libprotobuf shoal::dnnl nlohmann_json::nlohmann_json simdjson::simdjson ZLIB::ZLIB
-  CLI11::CLI11 shoal::hwloc shoal::xxhash shoal::zstd shoal::hwy Threads::Threads)
+  CLI11::CLI11 shoal::hwloc shoal::pcre2 shoal::xxhash shoal::zstd shoal::hwy Threads::Threads)
 
 # GPU back ends: found, printed, and compiled when the toolkit is there. They never change the CPU build.
 find_package(CUDAToolkit QUIET)

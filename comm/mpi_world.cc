@@ -75,6 +75,17 @@ absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld(const CommOptions& option
       std::make_unique<GroupCommunicator>(std::move(engine), std::move(members), rank, 0, "world", options));
 }
 
+std::string MpiLibraryVersion() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  // "Open MPI v4.1.4, package: ..."
+  std::string version(text, static_cast<size_t>(length));
+  version = version.substr(0, version.find(','));
+  const size_t v = version.find(" v");
+  return v == std::string::npos ? version : version.erase(v + 1, 1);
+}
+
 void FinalizeMpi() {
   if (Initialised()) MPI_Finalize();
 }

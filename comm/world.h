@@ -32,6 +32,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld(const CommOptions& option
 // Whether the environment says that a launcher started this process (OMPI_COMM_WORLD_SIZE, PMI_SIZE, PMIX_RANK,
 // SLURM_STEP_NUM_TASKS > 1 ...).
 bool UnderMpiLauncher();
+// "Open MPI 4.1.4": of the library that this process has loaded. MPI need not be initialised.
+std::string MpiLibraryVersion();
 // Clean end of MPI after success; never called after a communicator failed.
 void FinalizeMpi();
 // Ends the whole job after an error: flight record written, MPI_Abort(code), _exit(code) if still alive after 1 s. Does

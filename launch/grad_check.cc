@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <regex>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "launch/batch_on_device.h"
 #include "models/transformer.h"
+#include "runtime/base/regex.h"
 #include "runtime/base/status.h"
 #include "runtime/module/local_params.h"
 #include "runtime/module/step_context.h"
@@ -36,13 +36,8 @@ MicroBatch FirstTokens(const MicroBatch& micro, int32_t most) {
 
 absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::string& pattern, const MicroBatch& micro,
                                            DataParallel& dp, ThreadPool& pool) {
-  std::regex names;
-  try {
-    names = std::regex(pattern);
-  } catch (const std::regex_error& e) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("debug.grad_check: '", pattern, "' is no regular expression: ", e.what()));
-  }
+  const auto names = Regex::Compile(pattern);
+  if (!names.ok()) return Annotate(names.status(), "debug.grad_check");
   Transformer model(job.model().transformer());
   LocalParams params(model.params(), DType::kF64);
   OpContext ops{.pool = &pool};
@@ -69,7 +64,7 @@ absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::st
   loss_and_gradients();
   std::vector<Probe> probes;
   for (const Param* param : model.params()) {
-    if (!std::regex_search(param->name, names)) continue;
+    if (!names->Matches(param->name)) continue;
     const double* grad = params.Grad(*param).grad.data<double>();
     const int64_t largest =
         std::max_element(grad, grad + param->size(), [](double a, double b) { return std::abs(a) < std::abs(b); }) -

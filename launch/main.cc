@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launch/commands.h"
+#include "launch/rank_log.h"
 
 namespace {
 
@@ -34,6 +35,7 @@ void AddJob(CLI::App* app, JobArgs* job) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  shoal::InitLogging(argv[0]);
   CLI::App app{"Shoal trains transformers on the ranks of an MPI job, or on threads of one process.", "shoal"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "shoal 0.1");

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -33,7 +34,9 @@ absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Open(const std::string& path) {
   for (const char* folder : {"", "/checkpoints", "/flight", "/logs"})
     SHOAL_RETURN_IF_ERROR(PosixFiles().MakeDirs(path + folder));
   const std::string lock = path + "/lock";
-  const std::string mine = absl::StrCat(HostName(), " ", ::getpid(), "\n");
+  const char* slurm_job = std::getenv("SLURM_JOB_ID");
+  const std::string mine =
+      absl::StrCat(HostName(), " ", ::getpid(), slurm_job != nullptr ? absl::StrCat(" ", slurm_job) : "", "\n");
   for (int attempt = 0; attempt < 2; ++attempt) {
     const int fd = ::open(lock.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (fd >= 0) {
@@ -49,13 +52,15 @@ absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Open(const std::string& path) {
     if (errno != EEXIST) return EnvironmentError(absl::StrCat(lock, ": ", std::strerror(errno)));
     std::ifstream in(lock);
     std::string host;
+    std::string job_id;
     long pid = 0;
-    in >> host >> pid;
+    in >> host >> pid >> job_id;
     if (host == HostName() && (pid <= 0 || (::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH))) {
       ::unlink(lock.c_str());  // its writer is dead
       continue;
     }
     return EnvironmentError(absl::StrCat("run directory ", path, " is in use by process ", pid, " on ", host,
+                                         job_id.empty() ? "" : absl::StrCat(" (Slurm job ", job_id, ")"),
                                          ". Wait for it, stop it with `shoal stop ", path,
                                          "`, or choose another --run_dir. If that process is gone, remove ", lock));
   }

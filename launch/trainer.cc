@@ -6,7 +6,6 @@
 #include <cstring>
 #include <deque>
 #include <fstream>
-#include <iostream>
 #include <limits>
 #include <map>
 #include <memory>
@@ -18,6 +17,7 @@
 #include "comm/clock.h"
 #include "launch/batch_on_device.h"
 #include "launch/calibration.h"
+#include "launch/console.h"
 #include "launch/grad_check.h"
 #include "launch/predict.h"
 #include "launch/progress_state.h"
@@ -66,6 +66,7 @@ class Trainer {
         options_(options),
         job_(options.job),
         guard_(job_.optim().guard()),
+        console_(StandardConsole()),
         spans_(options.spans) {}
   ~Trainer() { world_.set_spans(nullptr); }
 
@@ -104,8 +105,9 @@ class Trainer {
  private:
   bool first() const { return world_.rank() == 0; }
   bool talks() const { return first() && options_.console == TrainerOptions::Console::kStepLines; }
-  void Say(const std::string& line) const {
-    if (talks()) std::cout << line << std::endl;
+  void Say(const std::string& line) {
+    if (options_.log != nullptr) options_.log->Line(line);
+    if (talks()) console_.Line(line);
   }
 
   RunProgress Progress() const {
@@ -469,10 +471,10 @@ class Trainer {
     ++slowest_count_[slowest];
     // A straggler is one that is a tenth behind, and mostly the same rank.
     const double share = static_cast<double>(slowest_count_[slowest]) / static_cast<double>(steps_here_ + 1);
-    if (scalars[3 + slowest] > 1.1 * mean && share > 0.5 && steps_here_ >= 9) {
-      record.slowest_rank = absl::StrCat("rank ", slowest);
-      record.slowest_share = share;
-    }
+    record.slowest_rank = absl::StrCat("rank ", slowest);
+    record.slowest_share = share;
+    if (scalars[3 + slowest] > 1.1 * mean && share > 0.5 && steps_here_ >= 9)
+      record.straggler = StepRecord::Straggler::kYes;
   }
 
   absl::Status Report(StepRecord& record) {
@@ -480,7 +482,15 @@ class Trainer {
     if (options_.step_seconds != nullptr) options_.step_seconds->push_back(record.seconds);
     last_ = record;
     if (options_.peak_memory != nullptr) *options_.peak_memory = std::max(*options_.peak_memory, ResidentBytes());
-    if (!first()) return absl::OkStatus();
+    if (!first()) {
+      if (options_.log != nullptr && record.step % job_.log().every_steps() == 0) {
+        options_.log->Line(absl::StrFormat("step %d | %.0f ms: data %.0f, forward %.0f, backward %.0f, waited %.0f",
+                                           record.step, record.seconds * 1e3, record.data_seconds * 1e3,
+                                           record.forward_seconds * 1e3, record.backward_seconds * 1e3,
+                                           record.comm_exposed_seconds * 1e3));
+      }
+      return absl::OkStatus();
+    }
     record.allocation_left_seconds = allocation_left_;
     record.predicted_seconds = predicted_seconds_;
     if (job_.duration().has_steps()) record.total_steps = job_.duration().steps();
@@ -506,6 +516,7 @@ class Trainer {
     }
     if (record.step % job_.log().every_steps() == 0 || std::isfinite(record.eval_loss) || !record.skip_reason.empty())
       Say(StepLine(record));
+    if (talks()) console_.Bar(fraction, record.eta_seconds);
     return absl::OkStatus();
   }
 
@@ -536,6 +547,7 @@ class Trainer {
   double peak_flops_ = 0, started_ = 0, start_fraction_ = 0, predicted_seconds_ = 0, allocation_left_ = -1;
   static constexpr size_t kRecentSteps = 100;
   std::deque<double> recent_seconds_;
+  Console console_;
   SpanSink* spans_;  // null: nobody looks
   std::unique_ptr<Trace> trace_;
   std::map<std::string, double> traffic_;  // bytes of each step's work outside the model

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "comm/communicator.h"
 #include "launch/job.pb.h"
+#include "launch/rank_log.h"
 #include "runtime/base/rank_context.h"
 #include "runtime/obs/span.h"
 
@@ -25,6 +26,7 @@ struct TrainerOptions {
   config::Job job;      // resolved (ResolveJob), compute settled: every rank has the same
   std::string run_dir;  // exists, locked by the launcher's rank 0; empty: nothing is written (tests, benchmarks)
   enum class Console : uint8_t { kStepLines, kQuiet } console = Console::kStepLines;
+  RankLog* log = nullptr;                       // this rank's log; null: none; not owned
   std::vector<double>* losses = nullptr;        // every step's loss, for tests and benchmarks; not owned
   std::vector<double>* step_seconds = nullptr;  // every step's time; not owned
   double* predicted_seconds = nullptr;  // of the first step, where a calibration fits; else untouched; not owned

@@ -1,13 +1,23 @@
+// doctor: what this machine has, what is missing, and what to install for it.
+#include <dlfcn.h>
+#include <google/protobuf/stubs/common.h>
 #include <sched.h>
 #include <unistd.h>
+#include <zlib.h>
+#include <zstd.h>
 
+#include <array>
+#include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <iostream>
+#include <memory>
 #include <string>
 #include <thread>
 
+#include "absl/base/config.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "comm/world.h"
 #include "launch/commands.h"
 #include "launch/run_dir.h"
@@ -20,41 +30,80 @@
 namespace shoal {
 namespace {
 
-bool OnPath(const char* program) {
-  const char* path = std::getenv("PATH");
-  std::string all = path != nullptr ? path : "";
-  for (size_t at = 0; at <= all.size();) {
-    const size_t end = std::min(all.find(':', at), all.size());
-    if (::access((all.substr(at, end - at) + "/" + program).c_str(), X_OK) == 0) return true;
-    at = end + 1;
+// First line of what `command` prints; empty when it cannot be run.
+std::string FirstLineOf(const char* command) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> pipe(::popen(command, "r"), ::pclose);
+  std::array<char, 256> line{};
+  if (pipe == nullptr || std::fgets(line.data(), line.size(), pipe.get()) == nullptr) return "";
+  std::string text(line.data());
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+bool Loads(const char* library) {
+  void* handle = ::dlopen(library, RTLD_LAZY | RTLD_LOCAL);
+  if (handle != nullptr) ::dlclose(handle);
+  return handle != nullptr;
+}
+
+void Say(const char* what, const std::string& value) { std::cout << absl::StrFormat("%-22s %s\n", what, value); }
+
+void SayMachine() {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  ::sched_getaffinity(0, sizeof(mask), &mask);
+  Say("cores",
+      absl::StrFormat("%d usable of %d", CPU_COUNT(&mask), static_cast<int>(std::thread::hardware_concurrency())));
+  Say("instruction set", absl::StrCat(HostCpu().isa, ", kernels for ", cpu::DispatchTarget(), " (this processor runs ",
+                                      absl::StrJoin(cpu::RunnableTargets(), ", "), ")"));
+  Say("memory available", HumanBytes(static_cast<double>(AvailableBytes())));
+}
+
+void SayLibraries() {
+  const int protobuf = GOOGLE_PROTOBUF_VERSION;
+  Say("Open MPI", absl::StrCat(MpiLibraryVersion(), " (least 4.0)"));
+  Say("oneDNN", absl::StrCat(cpu::OneDnnVersion(), " (least 2.6)"));
+  Say("Protobuf", absl::StrCat(protobuf / 1000000, ".", protobuf / 1000 % 1000, ".", protobuf % 1000, " (least 3.21)"));
+#if defined(ABSL_LTS_RELEASE_VERSION)
+  Say("Abseil", absl::StrCat(ABSL_LTS_RELEASE_VERSION, " (least 20220623)"));
+#endif
+  Say("zlib, zstd", absl::StrCat(zlibVersion(), " (least 1.2.11), ", ZSTD_versionString(), " (least 1.5)"));
+}
+
+// What only some uses need. Returns how many of the needed ones are missing.
+int SayPrograms() {
+  int missing = 0;
+  const std::string mpirun = FirstLineOf("mpirun --version 2>/dev/null");
+  if (mpirun.empty()) {
+    ++missing;
+    Say("mpirun", "MISSING: install openmpi-bin (4.0 or newer); --local_ranks works without it");
+  } else {
+    Say("mpirun", mpirun);
   }
-  return false;
+  const std::string srun = FirstLineOf("srun --version 2>/dev/null");
+  Say("Slurm", srun.empty() ? "not here; only `shoal launch --slurm` scripts need it" : srun);
+  Say("OpenBLAS", Loads("libopenblas.so.0") ? "found; `shoal bench probe` compares it with oneDNN"
+                                            : "not here; only `shoal bench probe` uses it (libopenblas0-pthread)");
+  Say("launched by", UnderMpiLauncher() ? "mpirun or srun" : "nobody: one process");
+  return missing;
+}
+
+void SayGpu() {
+  const bool driver = Loads("libcuda.so.1");
+  const std::string toolkit = FirstLineOf("nvcc --version 2>/dev/null | tail -n 1");
+  Say("GPU", absl::StrCat(driver ? "a CUDA driver is here" : "no CUDA driver", ", ",
+                          toolkit.empty() ? "no CUDA toolkit" : absl::StrCat("toolkit ", toolkit),
+                          "; this build has no CUDA back end, it trains on CPU"));
 }
 
 }  // namespace
 
 int RunDoctor() {
-  int missing = 0;
-  const auto say = [](const char* what, const std::string& value) {
-    std::cout << absl::StrFormat("%-22s %s\n", what, value);
-  };
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
-  ::sched_getaffinity(0, sizeof(mask), &mask);
-  say("build", BuildId());
-  say("cores",
-      absl::StrFormat("%d usable of %d", CPU_COUNT(&mask), static_cast<int>(std::thread::hardware_concurrency())));
-  say("instruction set", HostCpu().isa + ", kernels for " + cpu::DispatchTarget());
-  say("memory available", HumanBytes(static_cast<double>(AvailableBytes())));
-  say("oneDNN", cpu::OneDnnVersion());
-  if (OnPath("mpirun")) {
-    say("mpirun", "found");
-  } else {
-    ++missing;
-    say("mpirun", "MISSING: install openmpi-bin (4.1 or newer); --local_ranks works without it");
-  }
-  say("launched by", UnderMpiLauncher() ? "mpirun or srun" : "nobody: one process");
-  say("GPU", "this build has no CUDA back end; it trains on CPU");
+  Say("build", BuildId());
+  SayMachine();
+  SayLibraries();
+  const int missing = SayPrograms();
+  SayGpu();
   return missing == 0 ? 0 : 7;
 }
 

@@ -98,14 +98,18 @@ absl::Status TrainRank(const TrainArgs& args, config::Job job, const std::string
               << how_to_stop << std::endl;
     SHOAL_RETURN_IF_ERROR(run->WriteEnvironment(world.size(), rank.pool->threads(), compute));
   }
-  TrainerOptions options{.job = job, .run_dir = run_dir};
+  SHOAL_ASSIGN_OR_RETURN(const auto log, RankLog::Open(run_dir, world.rank()));
+  log->Line(absl::StrCat("process ", ::getpid(), " on ", rank.host, ", ", rank.pool->threads(), " threads"));
+  TrainerOptions options{.job = job, .run_dir = run_dir, .log = log.get()};
   const auto outcome = Train(rank, world, options);
+  if (!outcome.ok()) log->Line(absl::StrCat("failed: ", outcome.status().message()));
   if (!talks) return outcome.status();
   const std::string state = !outcome.ok() ? absl::StrCat("failed: ", outcome.status().message())
                             : outcome->end == TrainOutcome::End::kFinished
                                 ? std::string("finished")
                                 : absl::StrCat("stopped at step ", outcome->step);
   const absl::Status written = run->WriteState(state);
+  log->Line(state);
   if (!outcome.ok()) return outcome.status();
   std::cout << state << (outcome->end == TrainOutcome::End::kFinished ? absl::StrCat(" at step ", outcome->step) : "")
             << ", loss " << outcome->last_loss << ", held-out loss " << outcome->eval_loss << "\n"
@@ -143,6 +147,7 @@ int RunTrain(const TrainArgs& args) {
     AbortJob(Fail(absl::InvalidArgumentError(
         "comm.fake is true under mpirun: ranks would train apart. Use it with --local_ranks, or `shoal bench step`")));
   }
+  if ((*world)->rank() != 0) OnlyErrorsToStandardError();
   const absl::Status status = TrainRank(args, *job, run_dir, how_to_stop, **world);
   if (!status.ok()) {
     // What all ranks share is said once: rank 0's abort ends the others while they wait.

@@ -45,6 +45,8 @@ class Rng {
   double Uniform53(uint64_t hi, uint64_t lo) const;
   // Standard normal (Box-Muller on one counter).
   float Normal(uint64_t hi, uint64_t lo) const;
+  // The generator's key: for kernels that make many words at once.
+  std::array<uint32_t, 2> key() const { return {key_[0] ^ salt_[0], key_[1] ^ salt_[1]}; }
 
  private:
   uint32_t key_[2];

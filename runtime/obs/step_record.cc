@@ -33,7 +33,7 @@ std::string StepLine(const StepRecord& r) {
   absl::StrAppendFormat(&line, " | ETA %s", HumanDuration(r.eta_seconds));
   if (r.allocation_left_seconds >= 0)
     absl::StrAppendFormat(&line, " | allocation left %s", HumanDuration(r.allocation_left_seconds));
-  if (!r.slowest_rank.empty())
+  if (r.straggler == StepRecord::Straggler::kYes)
     absl::StrAppendFormat(&line, " | slowest %s (%.0f%% of steps)", r.slowest_rank, 100 * r.slowest_share);
   if (!r.skip_reason.empty()) absl::StrAppendFormat(&line, " | SKIPPED: %s", r.skip_reason);
   if (std::isfinite(r.eval_loss)) absl::StrAppendFormat(&line, " | held-out loss %.4f", r.eval_loss);
@@ -59,7 +59,11 @@ std::string StepJson(const StepRecord& r) {
                       {"lengths", r.lengths}};
   if (r.predicted_seconds > 0) j["predicted_seconds"] = r.predicted_seconds;
   if (!r.skip_reason.empty()) j["skipped"] = r.skip_reason;
-  if (!r.slowest_rank.empty()) j["slowest_rank"] = r.slowest_rank;
+  if (!r.slowest_rank.empty()) {
+    j["slowest_rank"] = r.slowest_rank;
+    j["slowest_share"] = r.slowest_share;
+    j["straggler"] = r.straggler == StepRecord::Straggler::kYes;
+  }
   if (std::isfinite(r.eval_loss)) j["eval_loss"] = r.eval_loss;
   return j.dump();
 }

@@ -17,8 +17,9 @@ struct StepRecord {
   int64_t memory_bytes = 0, memory_predicted_bytes = 0;  // of rank 0, high-water; predicted 0: unknown
   double mfu = 0;  // share of the peak measured at start (products in compute dtype); 0: unknown
   double eta_seconds = 0;
-  std::string slowest_rank;  // set when one rank is markedly slower
-  double slowest_share = 0;  // share of steps in which it was the slowest
+  std::string slowest_rank;  // "rank 3": who worked longest in this step; empty with one rank
+  double slowest_share = 0;  // share of this start's steps in which it was the slowest
+  enum class Straggler : uint8_t { kNo, kYes } straggler = Straggler::kNo;  // it holds up the others, and mostly it
   std::vector<int32_t> lengths;
   std::string skip_reason;                                      // empty: the step was taken
   double eval_loss = std::numeric_limits<double>::quiet_NaN();  // of an evaluation after this step

@@ -104,6 +104,10 @@ void Add(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
 void AddScaled(OpContext& ctx, const Tensor& a, float scale, const Tensor& out);
 void Copy(OpContext& ctx, const Tensor& from,
           const Tensor& to);  // dtypes may differ; equal sizes; either may be row-strided
+// to (bf16) = from (f32), up or down with probabilities by distance, so that the mean is exact. Element i draws from
+// (key, first_element + i): with the step as key.pass, a tensor's name and its global element, the same bits however it
+// is cut.
+void StochasticRound(OpContext& ctx, const Tensor& from, const RngKey& key, int64_t first_element, const Tensor& to);
 void Fill(OpContext& ctx, const Tensor& x, float value);
 void Scale(OpContext& ctx, const Tensor& x, float factor);  // in place
 // Dropout with the counter-based generator: y = keep ? x / (1 - rate) : 0, keep by Rng(key).Uniform(TokenCounter of row

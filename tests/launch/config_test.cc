@@ -1,4 +1,6 @@
 #include <gmock/gmock.h>
+#include <google/protobuf/message.h>
+#include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -97,6 +99,37 @@ TEST(Config, ImpossibleCombinationsCarryTheirPlace) {
   EXPECT_THAT(message, HasSubstr("micro_batch.tokens is 10 and data.max_tokens is 1024"));
   EXPECT_THAT(message, HasSubstr("global_batch is not given"));
   EXPECT_THAT(message, HasSubstr("data.dataset is not given"));
+}
+
+// "optim.adamw.beta1: double = 0.9" of every field below `d`.
+void ListFields(const google::protobuf::Descriptor& d, const std::string& path, std::string& to) {
+  for (int i = 0; i < d.field_count(); ++i) {
+    const auto& field = *d.field(i);
+    const std::string name = path + field.name();
+    if (field.message_type() != nullptr) {
+      ListFields(*field.message_type(), name + ".", to);
+      continue;
+    }
+    to += name + ": " + (field.enum_type() != nullptr ? field.enum_type()->name() : field.type_name());
+    if (field.has_default_value()) {
+      std::string value;
+      const auto* prototype =
+          google::protobuf::MessageFactory::generated_factory()->GetPrototype(field.containing_type());
+      google::protobuf::TextFormat::PrintFieldValueToString(*prototype, &field, -1, &value);
+      to += " = " + value;
+    }
+    to += "\n";
+  }
+}
+
+// A field that is added, renamed or given another default shows here, so that it is done on purpose: jobs of users and
+// of old runs hold these names.
+TEST(Config, FieldsAreThoseOfTheGoldenList) {
+  std::string fields;
+  ListFields(*config::Job::descriptor(), "", fields);
+  std::ifstream file("tests/launch/config_fields.golden");
+  const std::string golden((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  EXPECT_EQ(fields, golden) << "if this is meant, tests/launch/config_fields.golden becomes:\n" << fields;
 }
 
 TEST(Config, ResolvedTextReadsBackAndOnlyResultsCount) {

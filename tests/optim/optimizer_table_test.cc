@@ -1,4 +1,5 @@
-// The optimizer table: every optimizer against a float64 textbook loop, cut in any way, on any number of threads.
+// The optimizer table: every optimizer against a float64 textbook loop, cut in any way, on any number of threads and
+// every dispatch target.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,6 +12,7 @@
 #include "optim/schedule.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
+#include "tests/dispatch_targets.h"
 
 namespace shoal {
 namespace {
@@ -100,6 +102,9 @@ TEST_P(OptimizerTable, EqualsTextbookHoweverCut) {
         EXPECT_EQ(0, std::memcmp(cut.data(), whole.data(), kSize * sizeof(float))) << threads << " threads";
       }
     }
+    OnEachDispatchTarget([&, param_class] {
+      EXPECT_EQ(whole, RunSteps(GetParam().config, param_class, {0, kSize}, 1)) << "differs between dispatch targets";
+    });
   }
 }
 

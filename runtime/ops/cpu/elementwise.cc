@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "runtime/base/rng.h"
 #include "runtime/ops/cpu/typed.h"
 #include "runtime/ops/ops.h"
 
@@ -100,6 +101,18 @@ void Copy(OpContext& ctx, const Tensor& from, const Tensor& to) {
         }
       });
     });
+  });
+}
+
+void StochasticRound(OpContext& ctx, const Tensor& from, const RngKey& key, int64_t first_element, const Tensor& to) {
+  CHECK(from.dtype() == DType::kF32 && to.dtype() == DType::kBF16 && from.size() == to.size())
+      << "StochasticRound of " << DTypeName(from.dtype()) << ShapeString(from.shape());
+  const cpu::OpScope scope(ctx, to, static_cast<double>(from.bytes() + to.bytes()));
+  if (scope.counted()) return;
+  const auto words = Rng(key).key();
+  ForRuns(ctx, to.size(), [&](int64_t begin, int64_t n) {
+    cpu::StochasticRoundRow(from.data<float>() + begin, n, words[0], words[1],
+                            static_cast<uint64_t>(first_element + begin), to.data<BFloat16>() + begin);
   });
 }
 

@@ -100,6 +100,50 @@ void FromFloatN(const float* from, int64_t n, BFloat16* to) {
     to[i].bits = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
   }
 }
+
+// Philox4x32-10 on `kCounters` counters side by side: the compiler makes vectors of the inner loops.
+constexpr int kCounters = 32;
+void PhiloxBlock(uint64_t counter, uint32_t k0, uint32_t k1, uint32_t (*w)[kCounters]) {
+  for (int j = 0; j < kCounters; ++j) {
+    w[0][j] = static_cast<uint32_t>(counter + static_cast<uint64_t>(j));
+    w[1][j] = static_cast<uint32_t>((counter + static_cast<uint64_t>(j)) >> 32);
+    w[2][j] = w[3][j] = 0;
+  }
+  for (int round = 0; round < 10; ++round) {
+    for (int j = 0; j < kCounters; ++j) {
+      const uint64_t p0 = uint64_t{0xD2511F53u} * w[0][j], p1 = uint64_t{0xCD9E8D57u} * w[2][j];
+      w[0][j] = static_cast<uint32_t>(p1 >> 32) ^ w[1][j] ^ k0;
+      w[2][j] = static_cast<uint32_t>(p0 >> 32) ^ w[3][j] ^ k1;
+      w[1][j] = static_cast<uint32_t>(p1);
+      w[3][j] = static_cast<uint32_t>(p0);
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+}
+void StochasticRoundN(const float* from, int64_t n, uint32_t key0, uint32_t key1, uint64_t first, BFloat16* to) {
+  constexpr int kPerCounter = 8;
+  uint32_t w[4][kCounters];
+  uint32_t lot[kCounters * kPerCounter];
+  for (int64_t i = 0; i < n;) {
+    const uint64_t counter = (first + static_cast<uint64_t>(i)) / kPerCounter;
+    PhiloxBlock(counter, key0, key1, w);
+    for (int j = 0; j < kCounters; ++j) {
+      for (int l = 0; l < kPerCounter; ++l) lot[j * kPerCounter + l] = w[l / 2][j] >> (16 * (l % 2)) & 0xffff;
+    }
+    const auto skip = static_cast<int64_t>((first + static_cast<uint64_t>(i)) % kPerCounter);
+    const int64_t count = n - i < kCounters * kPerCounter - skip ? n - i : kCounters * kPerCounter - skip;
+    for (int64_t e = 0; e < count; ++e) {
+      uint32_t u;
+      std::memcpy(&u, &from[i + e], 4);
+      const bool finite = (u & 0x7f800000u) != 0x7f800000u;
+      const uint32_t rounded = (u + lot[skip + e]) >> 16;
+      const uint32_t kept = u >> 16 | ((u & 0x7fffffffu) > 0x7f800000u ? 0x40u : 0u);
+      to[i + e].bits = static_cast<uint16_t>(finite ? rounded : kept);
+    }
+    i += count;
+  }
+}
 std::string TargetName() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace HWY_NAMESPACE
@@ -147,6 +191,7 @@ HWY_EXPORT(MaxAbsRowF);
 HWY_EXPORT(MaxAbsRowD);
 HWY_EXPORT(ToFloatN);
 HWY_EXPORT(FromFloatN);
+HWY_EXPORT(StochasticRoundN);
 HWY_EXPORT(TargetName);
 
 void LayerNormRow(const float* x, const float* weight, const float* bias, int64_t n, float epsilon, float* y,
@@ -229,7 +274,16 @@ float MaxAbsRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(MaxAbsR
 double MaxAbsRow(const double* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(MaxAbsRowD)(x, n); }
 void ToFloat(const BFloat16* from, int64_t n, float* to) { HWY_DYNAMIC_DISPATCH(ToFloatN)(from, n, to); }
 void FromFloat(const float* from, int64_t n, BFloat16* to) { HWY_DYNAMIC_DISPATCH(FromFloatN)(from, n, to); }
+void StochasticRoundRow(const float* from, int64_t n, uint32_t key0, uint32_t key1, uint64_t first_element,
+                        BFloat16* to) {
+  HWY_DYNAMIC_DISPATCH(StochasticRoundN)(from, n, key0, key1, first_element, to);
+}
 std::string DispatchTarget() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
+std::vector<std::string> RunnableTargets() {
+  std::vector<std::string> names;
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) names.emplace_back(hwy::TargetName(target));
+  return names;
+}
 
 }  // namespace shoal::cpu
 #endif  // HWY_ONCE

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "runtime/tensor/dtype.h"
 
@@ -69,7 +70,14 @@ double MaxAbsRow(const double* x, int64_t n);
 void ToFloat(const BFloat16* from, int64_t n, float* to);
 void FromFloat(const float* from, int64_t n, BFloat16* to);
 
+// Element i rounds by 16 random bits: eight elements share counter (first_element + i) / 8 of Philox4x32-10 with this
+// key (runtime/base/rng.h). NaN stays NaN, infinity stays. Whole numbers only: the same bits on every target.
+void StochasticRoundRow(const float* from, int64_t n, uint32_t key0, uint32_t key1, uint64_t first_element,
+                        BFloat16* to);
+
 // The target that runs here: "AVX3", "AVX2", ...
 std::string DispatchTarget();
+// All targets that this program was built for and this processor runs, the best first.
+std::vector<std::string> RunnableTargets();
 
 }  // namespace shoal::cpu

@@ -36,7 +36,7 @@ TEST(StepLine, IsTheContracts) {
             "9 opt 8 data 1 %) | mem 1.8/2.4 GiB | mfu 38% | ETA 25m");
   StepRecord r = Example();
   r.skip_reason = "not finite";
-  r.slowest_rank = "rank 3", r.slowest_share = 0.8;
+  r.slowest_rank = "rank 3", r.slowest_share = 0.8, r.straggler = StepRecord::Straggler::kYes;
   EXPECT_THAT(StepLine(r), testing::HasSubstr("slowest rank 3 (80% of steps) | SKIPPED: not finite"));
 }
 

@@ -1,9 +1,11 @@
-// The op table: every op against its float64 reference, in every dtype, on 1 and 3 threads with equal bits.
+// The op table: every op against its float64 reference, in every dtype, on every dispatch target, on 1 and 3 threads
+// with equal bits.
 #include <cstring>
 #include <functional>
 #include <limits>
 
 #include "runtime/ops/reference/reference.h"
+#include "tests/dispatch_targets.h"
 #include "tests/runtime/ops/op_fixture.h"
 
 namespace shoal {
@@ -288,18 +290,57 @@ class OpTable : public testing::TestWithParam<std::tuple<OpRow, DType>> {};
 
 TEST_P(OpTable, EqualsReferenceOnAnyNumberOfThreads) {
   const auto& [row, dtype] = GetParam();
-  OpHarness one(1), three(3);
-  const auto results = row.run(one, dtype), threaded = row.run(three, dtype);
-  for (size_t i = 0; i < results.size(); ++i) {
-    ExpectClose(results[i].got, results[i].want, Tolerance(dtype), row.name + " " + results[i].name);
-    EXPECT_EQ(0, std::memcmp(results[i].got.raw(), threaded[i].got.raw(), results[i].got.bytes()))
-        << row.name << " " << results[i].name << " differs between 1 and 3 threads";
-  }
+  OnEachDispatchTarget([&, &row = row, dtype = dtype] {
+    OpHarness one(1), three(3);
+    const auto results = row.run(one, dtype), threaded = row.run(three, dtype);
+    for (size_t i = 0; i < results.size(); ++i) {
+      ExpectClose(results[i].got, results[i].want, Tolerance(dtype), row.name + " " + results[i].name);
+      EXPECT_EQ(0, std::memcmp(results[i].got.raw(), threaded[i].got.raw(), results[i].got.bytes()))
+          << row.name << " " << results[i].name << " differs between 1 and 3 threads";
+    }
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(
     All, OpTable, testing::Combine(testing::ValuesIn(Table()), testing::Values(DType::kF32, DType::kF64, DType::kBF16)),
     [](const auto& info) { return std::get<0>(info.param).name + "_" + DTypeName(std::get<1>(info.param)); });
+
+// Every element becomes one of its two neighbours, the upper one as often as it is nearer; whatever is cut and on
+// whatever target, the bits are the same.
+TEST(Ops, StochasticRoundingIsUnbiasedAndKnowsNoCuts) {
+  constexpr int64_t kSize = 40003;
+  const Tensor x = RandomTensor({kSize}, DType::kF32, "x");
+  x.data<float>()[3] = std::numeric_limits<float>::infinity();
+  x.data<float>()[4] = std::numeric_limits<float>::quiet_NaN();
+  const RngKey key{9, RngPurpose::kStochasticRounding, NameHash("blocks.0.mlp.up.weight"), 17};
+  const Rng rng(key);
+  std::string first;
+  OnEachDispatchTarget([&] {
+    OpHarness h(3);
+    const Tensor whole = Tensor::Zeros({kSize}, DType::kBF16), cut = Tensor::Zeros({kSize}, DType::kBF16);
+    ops::StochasticRound(h.ctx, x, key, 1000, whole);
+    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 1}, {1, 14}, {14, 33333}, {33333, kSize}})
+      ops::StochasticRound(h.ctx, x.Rows(begin, end), key, 1000 + begin, cut.Rows(begin, end));
+    const std::string bits(static_cast<const char*>(whole.raw()), static_cast<size_t>(whole.bytes()));
+    EXPECT_EQ(0, std::memcmp(whole.raw(), cut.raw(), static_cast<size_t>(whole.bytes())));
+    if (first.empty()) first = bits;
+    EXPECT_EQ(first, bits) << "differs between dispatch targets";
+    double error = 0;
+    for (int64_t i = 0; i < kSize; ++i) {
+      if (i == 3 || i == 4) continue;
+      uint32_t u;
+      std::memcpy(&u, x.data<float>() + i, 4);
+      const uint64_t element = 1000 + static_cast<uint64_t>(i);
+      const uint32_t lot = rng.Words(0, element / 8)[element % 8 / 2] >> (16 * (element % 2)) & 0xffff;
+      ASSERT_EQ(whole.data<BFloat16>()[i].bits, static_cast<uint16_t>((u + lot) >> 16)) << i;
+      error += (At(whole, i) - At(x, i)) / std::abs(At(x, i));
+    }
+    EXPECT_TRUE(std::isinf(At(whole, 3)) && std::isnan(At(whole, 4)));
+    // One draw's relative error has a deviation below 2^-7 / sqrt(6); rounding to nearest of one value would be off by
+    // more.
+    EXPECT_LT(std::abs(error) / kSize, 4 * 0x1p-7 / std::sqrt(6.0 * kSize));
+  });
+}
 
 TEST(Ops, AllFiniteSeesNanAndInfinity) {
   OpHarness h;
