@@ -58,6 +58,7 @@ void GroupCommunicator::Label(Operation& operation, const CallOptions& options) 
   operation.group = name_;
   operation.sequence = ++sequence_;
   operation.deadline = options.deadline < absl::InfiniteDuration() ? options.deadline : options_.deadline;
+  operation.after = options.after;
 }
 
 std::shared_ptr<Operation> GroupCommunicator::Begin(absl::string_view op, const CallOptions& options, DType dtype,
