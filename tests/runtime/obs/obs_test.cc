@@ -22,7 +22,7 @@ namespace {
 StepRecord Example() {
   StepRecord r;
   r.step = 120, r.total_steps = 2000, r.loss = 3.2145, r.grad_norm = 0.84, r.learning_rate = 3e-4, r.seconds = 0.812,
-  r.tokens = 34185;
+  r.units = 34185;
   r.forward_seconds = 0.2517, r.backward_seconds = 0.3816, r.comm_exposed_seconds = 0.0731, r.optimizer_seconds = 0.065,
   r.data_seconds = 0.0081;
   r.memory_bytes = int64_t{1932735283}, r.memory_predicted_bytes = int64_t{2576980378}, r.mfu = 0.38,
