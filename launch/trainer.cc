@@ -286,6 +286,7 @@ class Trainer {
   absl::StatusOr<bool> Step() {
     StepRecord record;
     double start = Now();
+    if (steps_here_ == 0 && options_.first_step_at != nullptr) *options_.first_step_at = start;
     const StepInputs inputs = workload_->Next();
     record.data_seconds = Now() - start;
     Report("data", start);
@@ -472,7 +473,6 @@ class Trainer {
     if (options_.losses != nullptr) options_.losses->push_back(record.loss);
     if (options_.step_seconds != nullptr) options_.step_seconds->push_back(record.seconds);
     last_ = record;
-    if (options_.peak_memory != nullptr) *options_.peak_memory = std::max(*options_.peak_memory, ResidentBytes());
     if (!first()) {
       if (options_.log != nullptr && record.step % job_.log().every_steps() == 0) {
         options_.log->Line(absl::StrFormat("step %d | %.0f ms: data %.0f, forward %.0f, backward %.0f, waited %.0f",

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <vector>
 
 #include "runtime/base/file_system.h"
 #include "runtime/base/memory.h"
@@ -164,6 +165,14 @@ TEST(Trace, RanksShareOneClockAndOneFile) {
 TEST(Memory, SomeIsAvailable) { EXPECT_GT(AvailableBytes(), 1 << 20); }
 
 TEST(Memory, ResidentBytesAreCounted) { EXPECT_GT(ResidentBytes(), 1 << 20); }
+
+TEST(Memory, PeakSeesWhatIsGoneAgain) {
+  constexpr int64_t kBytes = 64 << 20;
+  const int64_t before = ResidentBytes();
+  { const std::vector<char> block(kBytes, 'x'); }
+  EXPECT_LT(ResidentBytes(), before + kBytes / 2);
+  EXPECT_GT(PeakResidentBytes(), before + kBytes / 2);
+}
 
 }  // namespace
 }  // namespace shoal
