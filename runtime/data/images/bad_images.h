@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 
@@ -15,7 +16,7 @@ class BadImages {
  public:
   static constexpr size_t kNamed = 20;
 
-  // `reason` names the file. A file that is met again, in a later epoch, counts once as long as it is among the named.
+  // `reason` names the file. A file that is met again, in a later epoch, counts once.
   void Add(const absl::Status& reason);
   int64_t count() const;
   // "3 images left out: a.jpg: ..., and 12 more"; empty when there is none.
@@ -23,8 +24,8 @@ class BadImages {
 
  private:
   mutable absl::Mutex mutex_;
-  int64_t count_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<std::string> reasons_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<uint64_t> seen_ ABSL_GUARDED_BY(mutex_);  // hashes of reasons
+  std::vector<std::string> named_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace shoal

@@ -37,6 +37,7 @@ class ImageData {
  private:
   config::ImageDataConfig config_;
   std::shared_ptr<const ImageDataset> train_, held_out_;
+  bool own_validation_ = false;  // held_out_ is a set of its own
   std::unique_ptr<BadImages> bad_images_ = std::make_unique<BadImages>();
 };
 
