@@ -27,6 +27,10 @@ find_package(simdjson QUIET)
 shoal_need(simdjson libsimdjson-dev 2.0)
 find_package(ZLIB QUIET)
 shoal_need(ZLIB zlib1g-dev 1.2.11)
+find_package(JPEG QUIET)
+shoal_need(JPEG libjpeg-dev 1.5)
+find_package(PNG QUIET)
+shoal_need(PNG libpng-dev 1.6)
 
 # Libraries without CMake packages of their own in Debian 12: header plus library, into one imported target each.
 function(shoal_library name header library)
@@ -68,7 +72,7 @@ target_include_directories(shoal_dependencies INTERFACE ${CMAKE_SOURCE_DIR} ${CM
 target_link_libraries(shoal_dependencies INTERFACE
   absl::status absl::statusor absl::strings absl::str_format absl::synchronization absl::time absl::span
   absl::function_ref absl::any_invocable absl::flat_hash_map absl::flat_hash_set absl::inlined_vector
-  glog::glog protobuf::libprotobuf shoal::dnnl nlohmann_json::nlohmann_json simdjson::simdjson ZLIB::ZLIB
+  glog::glog protobuf::libprotobuf shoal::dnnl nlohmann_json::nlohmann_json simdjson::simdjson ZLIB::ZLIB JPEG::JPEG PNG::PNG
   CLI11::CLI11 shoal::hwloc shoal::pcre2 shoal::xxhash shoal::zstd shoal::hwy Threads::Threads)
 
 # GPU back ends: found, printed, and compiled when the toolkit is there. They never change the CPU build.

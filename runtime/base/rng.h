@@ -17,7 +17,8 @@ enum class RngPurpose : uint32_t {
   kSample = 4,
   kShuffle = 5,
   kTest = 6,
-  kData = 7
+  kData = 7,
+  kAugment = 8
 };
 
 // What a stream of random numbers is for.

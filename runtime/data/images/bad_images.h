@@ -1,0 +1,31 @@
+// BadImages: what was left out because it could not be read (data.images.skip_bad_images). Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+
+namespace shoal {
+
+class BadImages {
+ public:
+  static constexpr size_t kNamed = 20;
+
+  // `reason` names the file. A file that is met again, in a later epoch, counts once.
+  void Add(const absl::Status& reason);
+  int64_t count() const;
+  // "3 images left out: a.jpg: ..., and 12 more"; empty when there is none.
+  std::string Summary() const;
+
+ private:
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_set<uint64_t> seen_ ABSL_GUARDED_BY(mutex_);  // hashes of reasons
+  std::vector<std::string> named_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace shoal
