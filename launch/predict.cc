@@ -97,6 +97,10 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   p.gradients = dry.dp().grad_bytes();
   p.masters = dry.dp().master_bytes();
   p.optimizer = dry.state().bytes();
+  for (const Bucket& bucket : dry.dp().plan().buckets) {
+    // The pieces of all other ranks; reductions run one after the other.
+    p.communication = std::max(p.communication, (bucket.counts[0] * 4) * (ranks - 1));
+  }
   if (checkpoints == Checkpoints::kYes) {
     p.checkpoint = p.optimizer;
     for (const OptimizerPiece& piece : dry.state().pieces()) p.checkpoint += piece.master.size() * 4;
@@ -123,7 +127,7 @@ CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShap
 std::map<std::string, double> StepTraffic(const DataParallel& dp, const OptimizerState& state, const Mesh& mesh) {
   const bool alone = mesh.size() == 1;
   return {{"reduce", alone ? 0.0 : static_cast<double>(dp.grad_bytes())},
-          {"scalars", alone ? 0.0 : 8.0 * (3 + mesh.size())},
+          {"scalars", alone ? 0.0 : 8.0 * (4 + mesh.size())},
           {"optimizer", static_cast<double>(state.update_bytes())},
           {"publish", alone && dp.master_bytes() == 0 ? 0.0 : static_cast<double>(dp.weight_bytes())}};
 }

@@ -4,10 +4,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "launch/image_workload.h"
+#include "models/resnet_spec.h"
 #include "models/transformer_spec.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "runtime/base/status.h"
+#include "runtime/data/images/image_config.h"
 
 namespace shoal {
 namespace {
@@ -40,6 +43,13 @@ class Checker {
   ConfigErrors errors_;
 };
 
+void CheckImagesSize(Checker& check, const char* field, const config::Size& size) {
+  if (size.has_images())
+    check.Positive((std::string(field) + ".images").c_str(), static_cast<double>(size.images()));
+  else
+    check.Add(absl::StrCat(field, " of an image model is in images; write ", field, " { images: 128 }"));
+}
+
 void CheckSize(Checker& check, const char* field, const config::Size& size) {
   switch (size.unit_case()) {
     case config::Size::kTokens:
@@ -54,18 +64,17 @@ void CheckSize(Checker& check, const char* field, const config::Size& size) {
   }
 }
 
-void CheckDuration(Checker& check, const char* field, const config::Duration& d) {
+void CheckDuration(Checker& check, const char* field, const config::Duration& d, const config::ModelConfig& model) {
+  if (model.has_resnet() && d.has_tokens())
+    check.Add(absl::StrCat(field, ".tokens is for text; an image model's durations are steps, samples or epochs"));
   if (d.unit_case() == config::Duration::UNIT_NOT_SET)
     check.Add(absl::StrCat(field, " names no unit; write ", field, " { steps: 1000 }, or samples, tokens, epochs"));
   else
     check.Positive(field, Length(d));
 }
 
-}  // namespace
-
-absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
-  config::Job job = loaded.job;
-  Checker check(loaded);
+// Data and model of a transformer.
+void ResolveText(config::Job& job, Checker& check) {
   if (job.data().max_tokens() < 1)
     check.Add(absl::StrCat("data.max_tokens is ", job.data().max_tokens(), "; it needs 1 or more"));
   if (job.data().held_out() < 0 || job.data().held_out() >= 1)
@@ -81,18 +90,61 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   }
   if (!job.model().has_transformer()) {
     check.Add(
-        "model.transformer is not given; write model { transformer { preset: GPT2 layers: 4 width: 256 heads: 4 } }");
+        "model.transformer is not given; write model { transformer { preset: GPT2 layers: 4 width: 256 heads: 4 } }, or "
+        "model { resnet { preset: RESNET18 } }");
   } else if (auto resolved = ResolveTransformer(job.model().transformer(), job.data().max_tokens()); resolved.ok()) {
     *job.mutable_model()->mutable_transformer() = *resolved;
   } else {
     check.AddAll(resolved.status());
   }
+}
+
+// Data and model of a ResNet. What the job leaves unset is read from the images, whose errors are returned.
+absl::Status ResolveImages(config::Job& job, Checker& check) {
+  if (job.data().dataset_size() > 0)
+    check.Add("data.dataset is text; model.resnet trains on data.images { path: \"FOLDER\" }");
+  if (!job.data().has_images()) {
+    check.Add("data.images is not given; write data { images { path: \"FOLDER\" } }");
+    return absl::OkStatus();
+  }
+  const absl::Status options = CheckImageConfig(job.data().images());
+  if (!options.ok()) {
+    check.AddAll(options);
+    return absl::OkStatus();
+  }
+  auto& resnet = *job.mutable_model()->mutable_resnet();
+  ImageFacts facts{resnet.image_size(), resnet.channels(), resnet.classes()};
+  if (!resnet.has_image_size() || !resnet.has_channels() || !resnet.has_classes()) {
+    SHOAL_ASSIGN_OR_RETURN(facts, ReadImageFacts(job.data().images()));
+  }
+  auto resolved = ResolveResNet(resnet, facts);
+  if (!resolved.ok()) {
+    check.AddAll(resolved.status());
+    return absl::OkStatus();
+  }
+  resnet = *resolved;
+  job.mutable_data()->mutable_images()->set_size(resnet.image_size());
+  job.mutable_data()->mutable_images()->set_channels(resnet.channels());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
+  config::Job job = loaded.job;
+  Checker check(loaded);
+  const bool images = job.model().has_resnet();
+  if (images) {
+    SHOAL_RETURN_IF_ERROR(ResolveImages(job, check));
+  } else {
+    ResolveText(job, check);
+  }
   if (!job.has_global_batch())
     check.Add("global_batch is not given; write global_batch { tokens: 8192 }");
   else
-    CheckSize(check, "global_batch", job.global_batch());
+    images ? CheckImagesSize(check, "global_batch", job.global_batch()) : CheckSize(check, "global_batch", job.global_batch());
   if (job.has_micro_batch()) {
-    CheckSize(check, "micro_batch", job.micro_batch());
+    images ? CheckImagesSize(check, "micro_batch", job.micro_batch()) : CheckSize(check, "micro_batch", job.micro_batch());
     if (job.micro_batch().has_tokens() && job.micro_batch().tokens() < job.data().max_tokens()) {
       check.Add(absl::StrCat("micro_batch.tokens is ", job.micro_batch().tokens(), " and data.max_tokens is ",
                              job.data().max_tokens(), "; a micro-batch must hold the longest sequence: take at least ",
@@ -102,11 +154,11 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   if (!job.has_duration())
     check.Add("duration is not given; write duration { steps: 1000 }");
   else
-    CheckDuration(check, "duration", job.duration());
+    CheckDuration(check, "duration", job.duration(), job.model());
   if (job.optim().schedule().has_warmup())
-    CheckDuration(check, "optim.schedule.warmup", job.optim().schedule().warmup());
-  if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every());
-  if (job.eval().has_every()) CheckDuration(check, "eval.every", job.eval().every());
+    CheckDuration(check, "optim.schedule.warmup", job.optim().schedule().warmup(), job.model());
+  if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every(), job.model());
+  if (job.eval().has_every()) CheckDuration(check, "eval.every", job.eval().every(), job.model());
   check.AddAll(MakeOptimizer(job.optim()).status());
   const double final_ratio = job.optim().schedule().final_ratio();
   if (final_ratio < 0 || final_ratio > 1)
@@ -132,6 +184,10 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     check.Add(absl::StrCat("log.trace_steps is ", job.log().trace_steps(), "; it needs 1 or more"));
   if (job.log().every_steps() < 1)
     check.Add(absl::StrCat("log.every_steps is ", job.log().every_steps(), "; it needs 1 or more"));
+  if (ranks > 0 && job.global_batch().has_images() && job.global_batch().images() < ranks) {
+    check.Add(absl::StrCat("global_batch.images is ", job.global_batch().images(), " and the job has ", ranks,
+                           " ranks; every rank needs an image: take at least ", ranks));
+  }
   if (ranks > 0 && job.global_batch().has_sequences() && job.global_batch().sequences() < ranks) {
     check.Add(absl::StrCat("global_batch.sequences is ", job.global_batch().sequences(), " and the job has ", ranks,
                            " ranks; every rank needs a sequence: take at least ", ranks));

@@ -29,6 +29,7 @@
 #include "optim/optimizer_state.h"
 #include "optim/schedule.h"
 #include "parallel/checkpoint/checkpoint_store.h"
+#include "parallel/buffer_state.h"
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
 #include "runtime/base/file_system.h"
@@ -55,6 +56,21 @@ bool Crossed(const config::Duration& every, const RunProgress& before, const Run
   const double length = Length(every);
   return length > 0 && std::floor(after.In(every) / length) > std::floor(before.In(every) / length);
 }
+
+// Sums of what models report.
+struct Losses {
+  double loss = 0, count = 0, correct = 0;
+  void Add(const StepContext& ctx) {
+    const auto& reported = ctx.losses();
+    loss += reported.at("loss").first;
+    count += reported.at("loss").second;
+    if (const auto at = reported.find("correct"); at != reported.end()) correct += at->second.first;
+  }
+};
+
+// What every step's collective sums over ranks: the loss, the squared gradient norm, rows that were classified correctly, the
+// wish to stop, and from kRanks on how long each rank worked.
+enum StepScalar : size_t { kLoss, kSquares, kCorrect, kStop, kRanks };
 
 class Trainer {
  public:
@@ -85,6 +101,7 @@ class Trainer {
     outcome.step = progress_.step;
     outcome.last_loss = last_.loss;
     outcome.eval_loss = eval_loss_;
+    outcome.eval_accuracy = eval_accuracy_;
     if (predicted_seconds_ > 0) {
       Say(absl::StrFormat("step time: predicted %.0f ms, measured %.0f ms (median); memory: predicted %s, measured %s",
                           predicted_seconds_ * 1e3, MedianStepSeconds() * 1e3,
@@ -126,6 +143,7 @@ class Trainer {
                                    .compute = ComputeType(job_),
                                    .bucket_bytes = static_cast<int64_t>(job_.comm().bucket_mib() * (1 << 20)),
                                    .granularity = optimizer_->granularity()}));
+    buffers_ = std::make_unique<BufferState>(model_->buffers());
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kCpu);
     const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
     SHOAL_ASSIGN_OR_RETURN(arena_, Arena::Create(static_cast<int64_t>(cap * (1 << 30)), DeviceKind::kCpu));
@@ -223,7 +241,13 @@ class Trainer {
     }
     const double peak =
         peak_flops_ > 0 ? peak_flops_ / world_.size() : MeasureProductPeak(*rank_.pool, ComputeType(job_));
-    SHOAL_ASSIGN_OR_RETURN(predicted_seconds_, calibration->StepSeconds(StepCost(job_, world_.size(), micro), peak));
+    const auto seconds = calibration->StepSeconds(StepCost(job_, world_.size(), micro), peak);
+    if (!seconds.ok()) {
+      if (named || !absl::IsNotFound(seconds.status())) return seconds.status();
+      Say(absl::StrCat("step time is not predicted: ", seconds.status().message()));
+      return absl::OkStatus();
+    }
+    predicted_seconds_ = *seconds;
     if (options_.predicted_seconds != nullptr) *options_.predicted_seconds = predicted_seconds_;
     Say(absl::StrFormat("step time: %.0f ms predicted", predicted_seconds_ * 1e3));
     return options_.run_dir.empty() ? absl::OkStatus()
@@ -280,14 +304,14 @@ class Trainer {
     return allocation_left_ >= 0 && allocation_left_ < job_.checkpoint().before_end_seconds();
   }
 
-  std::vector<Stateful*> Everything() { return {dp_.get(), state_.get(), &progress_, &guard_}; }
+  std::vector<Stateful*> Everything() { return {dp_.get(), buffers_.get(), state_.get(), &progress_, &guard_}; }
 
   // One optimizer step. Returns whether all ranks agreed to stop.
   absl::StatusOr<bool> Step() {
     StepRecord record;
     double start = Now();
     if (steps_here_ == 0 && options_.first_step_at != nullptr) *options_.first_step_at = start;
-    const StepInputs inputs = workload_->Next();
+    SHOAL_ASSIGN_OR_RETURN(const StepInputs inputs, workload_->Next());
     record.data_seconds = Now() - start;
     Report("data", start);
     if (steps_here_ == 0) {
@@ -296,8 +320,10 @@ class Trainer {
       if (!job_.debug().grad_check().empty()) SHOAL_RETURN_IF_ERROR(GradCheck(inputs));
       start = Now() - record.data_seconds;  // what is done once is not the step's time
     }
+    record.units = inputs.units;
+    record.unit = workload_->unit() == Workload::Unit::kTokens ? StepRecord::Unit::kTokens : StepRecord::Unit::kImages;
     const RunProgress before = Progress();
-    double loss = 0;
+    Losses losses;
     dp_->BeginStep();
     for (size_t m = 0; m < inputs.micro.size(); ++m) {
       const bool last = m + 1 == inputs.micro.size();
@@ -312,23 +338,26 @@ class Trainer {
     record.comm_exposed_seconds += Now() - at;
     Report("reduce", at, traffic_["reduce"]);
 
-    // One collective decides about the step: loss, squared gradient norm, wish to stop, and how long each rank worked.
-    std::vector<double> scalars(3 + static_cast<size_t>(world_.size()));
-    scalars[0] = loss;
+    // One collective decides about the step.
+    std::vector<double> scalars(kRanks + static_cast<size_t>(world_.size()));
+    scalars[kLoss] = losses.loss;
+    scalars[kCorrect] = losses.correct;
     if (job_.parallel().zero() == 1 || first()) {
       OpContext ops{.pool = rank_.pool.get(), .spans = spans_};
-      for (const OptimizerPiece& piece : state_->pieces()) scalars[1] += ops::SumOfSquares(ops, piece.grad);
+      for (const OptimizerPiece& piece : state_->pieces()) scalars[kSquares] += ops::SumOfSquares(ops, piece.grad);
     }
     const bool files = first() && !options_.run_dir.empty();
-    scalars[2] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;
-    scalars[3 + static_cast<size_t>(world_.rank())] = record.forward_seconds + record.backward_seconds;
+    scalars[kStop] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;
+    scalars[kRanks + static_cast<size_t>(world_.rank())] = record.forward_seconds + record.backward_seconds;
     at = Now();
     SHOAL_ASSIGN_OR_RETURN(
         scalars, AllReduceValues(mesh_->control(), std::move(scalars), ReduceOp::kSum, {.tag = "step scalars"}));
     record.comm_exposed_seconds += Now() - at;
     Report("scalars", at, traffic_["scalars"]);
-    record.loss = scalars[0] / static_cast<double>(inputs.units);
-    record.grad_norm = std::sqrt(scalars[1]);
+    record.loss = scalars[kLoss] / static_cast<double>(inputs.units);
+    record.grad_norm = std::sqrt(scalars[kSquares]);
+    if (record.unit == StepRecord::Unit::kImages)
+      record.accuracy = scalars[kCorrect] / static_cast<double>(inputs.units);
     SHOAL_ASSIGN_OR_RETURN(record.skip_reason, guard_.Check(record.loss, record.grad_norm));
 
     at = Now();
@@ -351,6 +380,7 @@ class Trainer {
       Report("publish", at, traffic_["publish"]);
       ++progress_.updates;
     }
+    SHOAL_RETURN_IF_ERROR(buffers_->AverageOverRanks(mesh_->control()));
     record.comm_exposed_seconds += publish;
     ++progress_.step;
     progress_.position = inputs.next_position;
@@ -358,8 +388,6 @@ class Trainer {
     const RunProgress after = Progress();
     NoteSlowest(scalars, record);
     record.step = progress_.step;
-    record.units = inputs.units;
-    record.unit = workload_->unit() == Workload::Unit::kTokens ? StepRecord::Unit::kTokens : StepRecord::Unit::kImages;
     record.lengths = inputs.lengths;
     record.seconds = Now() - start;
     Report("step", start);
@@ -369,14 +397,15 @@ class Trainer {
     if (eval_every_.unit_case() != config::Duration::UNIT_NOT_SET && Crossed(eval_every_, before, after)) {
       SHOAL_RETURN_IF_ERROR(Evaluate());
       record.eval_loss = eval_loss_;
+      record.eval_accuracy = eval_accuracy_;
     }
     SHOAL_RETURN_IF_ERROR(Report(record));
     if (job_.checkpoint().has_every() && Crossed(job_.checkpoint().every(), before, after))
       SHOAL_RETURN_IF_ERROR(Save());
-    return scalars[2] > 0;
+    return scalars[kStop] > 0;
   }
 
-  absl::StatusOr<double> ForwardBackward(const Batch& batch, double grad_scale, StepRecord& record) {
+  absl::Status ForwardBackward(const Batch& batch, double grad_scale, Losses& losses, StepRecord& record) {
     try {
       StepContext ctx(ContextOptions(*dp_, Mode::kTrain, grad_scale));
       double at = Now();
@@ -387,16 +416,30 @@ class Trainer {
       model_->Backward(ctx, y);
       record.backward_seconds += Now() - at;
       Report("backward", at);
-      return ctx.losses().at("loss").first;
+      losses.Add(ctx);
+      return absl::OkStatus();
     } catch (const StepAborted& aborted) {
       return aborted.status();
     }
   }
 
+  class ControlSum : public RankSum {
+   public:
+    explicit ControlSum(const std::unique_ptr<Mesh>& mesh) : mesh_(mesh) {}
+    absl::Status Sum(absl::string_view tag, absl::Span<double> values) override {
+      const Tensor x = Tensor::Borrow(values.data(), {static_cast<int64_t>(values.size())}, DType::kF64);
+      return mesh_->control().AllReduce(x, ReduceOp::kSum, {.tag = tag})->Wait();
+    }
+
+   private:
+    const std::unique_ptr<Mesh>& mesh_;
+  };
+
   StepContext::Options ContextOptions(ParamSource& params, Mode mode, double grad_scale) {
     return {.ops = {.pool = rank_.pool.get(), .spans = spans_},
             .arena = arena_.get(),
             .params = &params,
+            .ranks = world_.size() > 1 ? &rank_sum_ : nullptr,
             .compute = ComputeType(job_),
             .seed = job_.seed(),
             .mode = mode,
@@ -419,13 +462,12 @@ class Trainer {
   // Mean loss over the held-out tokens, the same on every rank.
   absl::Status Evaluate() {
     evaluated_step_ = progress_.step;
-    double sum = 0, count = 0;
+    Losses losses;
     SHOAL_RETURN_IF_ERROR(workload_->ForHeldOut([&](const Batch& batch) -> absl::Status {
       try {
         StepContext ctx(ContextOptions(*dp_, Mode::kEval, 1));
         model_->Forward(ctx, batch);
-        sum += ctx.losses().at("loss").first;
-        count += ctx.losses().at("loss").second;
+        losses.Add(ctx);
         ctx.DropFrames(0);
         arena_->Rewind(0);
       } catch (const StepAborted& aborted) {
@@ -434,11 +476,18 @@ class Trainer {
       return absl::OkStatus();
     }));
     SHOAL_ASSIGN_OR_RETURN(const auto total,
-                           AllReduceValues(mesh_->control(), {sum, count}, ReduceOp::kSum, {.tag = "evaluation"}));
+                           AllReduceValues(mesh_->control(), {losses.loss, losses.count, losses.correct},
+                                           ReduceOp::kSum, {.tag = "evaluation"}));
     if (total[1] == 0) return absl::OkStatus();
     eval_loss_ = total[0] / total[1];
-    improved_ = progress_.evals == 0 || eval_loss_ < progress_.best_eval;
-    if (improved_) progress_.best_eval = eval_loss_;
+    // The best checkpoint classifies best, or where nothing is classified has the lowest loss.
+    double score = eval_loss_;
+    if (workload_->unit() == Workload::Unit::kImages) {
+      eval_accuracy_ = total[2] / total[1];
+      score = 1 - eval_accuracy_;
+    }
+    improved_ = progress_.evals == 0 || score < progress_.best_eval;
+    if (improved_) progress_.best_eval = score;
     ++progress_.evals;
     return absl::OkStatus();
   }
@@ -457,15 +506,15 @@ class Trainer {
     size_t slowest = 0;
     double mean = 0;
     for (size_t r = 0; r < slowest_count_.size(); ++r) {
-      mean += scalars[3 + r] / world_.size();
-      if (scalars[3 + r] > scalars[3 + slowest]) slowest = r;
+      mean += scalars[kRanks + r] / world_.size();
+      if (scalars[kRanks + r] > scalars[kRanks + slowest]) slowest = r;
     }
     ++slowest_count_[slowest];
     // A straggler is one that is a tenth behind, and mostly the same rank.
     const double share = static_cast<double>(slowest_count_[slowest]) / static_cast<double>(steps_here_ + 1);
     record.slowest_rank = absl::StrCat("rank ", slowest);
     record.slowest_share = share;
-    if (scalars[3 + slowest] > 1.1 * mean && share > 0.5 && steps_here_ >= 9)
+    if (scalars[kRanks + slowest] > 1.1 * mean && share > 0.5 && steps_here_ >= 9)
       record.straggler = StepRecord::Straggler::kYes;
   }
 
@@ -513,10 +562,12 @@ class Trainer {
   const TrainerOptions& options_;
   const config::Job& job_;
   std::unique_ptr<Mesh> mesh_;
+  ControlSum rank_sum_{mesh_};
   std::unique_ptr<Workload> workload_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<DataParallel> dp_;
+  std::unique_ptr<BufferState> buffers_;
   std::unique_ptr<OptimizerState> state_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<CheckpointStore> store_;
@@ -528,6 +579,7 @@ class Trainer {
   StepRecord last_;
   config::Duration eval_every_;
   double eval_loss_ = std::numeric_limits<double>::quiet_NaN();
+  double eval_accuracy_ = std::numeric_limits<double>::quiet_NaN();
   bool improved_ = false;
   int64_t evaluated_step_ = -1, saved_step_ = -1, steps_here_ = 0, predicted_bytes_ = 0, memory_peak_ = 0;
   double peak_flops_ = 0, started_ = 0, start_fraction_ = 0, predicted_seconds_ = 0, allocation_left_ = -1;

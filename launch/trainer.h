@@ -19,7 +19,8 @@ struct TrainOutcome {
   enum class End { kFinished, kStopped } end = End::kFinished;
   int64_t step = 0;
   double last_loss = 0;
-  double eval_loss = 0;  // NaN when nothing was held out
+  double eval_loss = 0;      // NaN when nothing was held out
+  double eval_accuracy = 0;  // NaN unless the model classifies
 };
 
 struct TrainerOptions {

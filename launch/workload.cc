@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "launch/image_workload.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/data/training_data.h"
@@ -39,7 +40,7 @@ class TextWorkload : public Workload {
     return absl::OkStatus();
   }
 
-  StepInputs Next() override {
+  absl::StatusOr<StepInputs> Next() override {
     StepBatch batch = loader_->Next();
     StepInputs inputs{batch.next_position, batch.global_tokens, std::move(batch.lengths), {}};
     for (const MicroBatch& micro : batch.micro) inputs.micro.push_back(micro.tokens.empty() ? Batch() : ToBatch(micro));
@@ -73,6 +74,7 @@ int64_t Tokens(const config::Size& size, int64_t longest) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Workload>> OpenWorkload(const config::Job& job) {
+  if (job.model().has_resnet()) return OpenImageWorkload(job);
   SHOAL_ASSIGN_OR_RETURN(auto data, TrainingData::Open(job.data(), job.model().transformer().vocabulary()));
   return std::make_unique<TextWorkload>(job, std::move(data));
 }
@@ -113,7 +115,21 @@ Batch OnMeta(const BatchShape& shape) {
   return {x, std::move(layout)};
 }
 
+namespace {
+
+BatchShape Images(const config::Job& job, int64_t count) {
+  const auto& resnet = job.model().resnet();
+  return {{}, {count, resnet.image_size(), resnet.image_size(), resnet.channels()}};
+}
+int64_t ImagesPerRank(const config::Job& job, int ranks) { return (job.global_batch().images() + ranks - 1) / ranks; }
+
+}  // namespace
+
 BatchShape LargestMicroBatch(const config::Job& job, int ranks) {
+  if (job.model().has_resnet()) {
+    const int64_t share = ImagesPerRank(job, ranks);
+    return Images(job, job.has_micro_batch() ? std::min(share, job.micro_batch().images()) : share);
+  }
   const int64_t longest = job.data().max_tokens();
   const int64_t share = job.has_micro_batch() ? Tokens(job.micro_batch(), longest)
                                               : (Tokens(job.global_batch(), longest) + ranks - 1) / ranks;
@@ -121,6 +137,13 @@ BatchShape LargestMicroBatch(const config::Job& job, int ranks) {
 }
 
 std::vector<BatchShape> FullBatch(const config::Job& job, int ranks) {
+  if (job.model().has_resnet()) {
+    std::vector<BatchShape> batches;
+    const int64_t micro = LargestMicroBatch(job, ranks).images[0];
+    for (int64_t left = ImagesPerRank(job, ranks); left > 0; left -= micro)
+      batches.push_back(Images(job, std::min(left, micro)));
+    return batches;
+  }
   const int64_t longest = job.data().max_tokens();
   const int64_t share = std::max(longest, Tokens(job.global_batch(), longest) / ranks);
   const int64_t micro = job.has_micro_batch() ? std::max(longest, Tokens(job.micro_batch(), longest)) : share;

@@ -394,15 +394,11 @@ LmHead::LmHead(const TransformerConfig& config, Param* tied)
            .param_class = ParamClass::kReadout},
       weight_(tied != nullptr ? tied : &own_) {}
 
-namespace {
-
 double LabelCount(const SeqLayout& layout) {
   if (layout.labels.meta()) return static_cast<double>(layout.labels.size());
   const auto labels = layout.labels.span<int32_t>();
   return static_cast<double>(std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; }));
 }
-
-}  // namespace
 
 Batch LmHead::Forward(StepContext& ctx, Batch x) {
   if (ctx.mode() == Mode::kTrain) {

@@ -11,6 +11,9 @@
 
 namespace shoal {
 
+// How many rows have a label.
+double LabelCount(const SeqLayout& layout);
+
 // y = x W^T + b on tensors, for modules to build on. weight [out, in], bias [out] or none.
 class Linear {
  public:

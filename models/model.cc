@@ -2,6 +2,7 @@
 
 #include <glog/logging.h>
 
+#include "models/resnet.h"
 #include "models/transformer.h"
 
 namespace shoal {
@@ -30,6 +31,7 @@ Recomputed RecomputedBy(const config::ParallelConfig& config) {
 }
 
 std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputed recomputed) {
+  if (config.has_resnet()) return std::make_unique<ResNet>(config.resnet(), recomputed);
   CHECK(config.has_transformer()) << "a resolved job has a model";
   return std::make_unique<Transformer>(config.transformer(), recomputed);
 }

@@ -15,6 +15,7 @@
 #include "launch/run_dir.h"
 #include "launch/workload.h"
 #include "models/hugging_face.h"
+#include "models/resnet_spec.h"
 #include "models/sampling.h"
 #include "models/transformer_spec.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
@@ -29,6 +30,7 @@ namespace shoal {
 namespace {
 
 std::string ModelText(const config::ModelConfig& model) {
+  if (model.has_resnet()) return ResNetText(model.resnet());
   const auto& t = model.transformer();
   return absl::StrFormat("%d parameters, %d layers, width %d, %d heads, vocabulary %d", ParameterCount(t), t.layers(),
                          t.width(), t.heads(), t.vocabulary());
@@ -71,6 +73,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("optimizer state", p.optimizer);
   line("activations (saved for backward)", p.saved);
   line("activations (peak)", p.activations);
+  line("reductions receive into", p.communication);
   line("copy for checkpoints", p.checkpoint);
   line("program", p.program);
   line("total", p.total());
@@ -142,6 +145,10 @@ absl::StatusOr<Restored> Restore(const std::string& run) {
     }
     ops::Copy(ops, values, r.params->Weight(*param));
   }
+  for (Buffer* buffer : r.model->buffers()) {
+    SHOAL_ASSIGN_OR_RETURN(const Tensor values, reader.Read(buffer->name));
+    ops::Copy(ops, values, buffer->value);
+  }
   return r;
 }
 
@@ -164,6 +171,9 @@ absl::Status ConvertFromHuggingFace(const std::string& from, const std::string& 
 absl::Status ConvertToHuggingFace(const std::string& from, const std::string& to) {
   SHOAL_ASSIGN_OR_RETURN(const std::string folder, FindCheckpoint(from));
   SHOAL_ASSIGN_OR_RETURN(const config::Job job, JobOf(from, folder));
+  if (!job.model().has_transformer())
+    return absl::InvalidArgumentError(
+        absl::StrCat(from, " is no transformer; its weights can become a .safetensors file in Shoal's names"));
   SHOAL_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(folder));
   return WriteHuggingFace(
       job.model().transformer(), [&](const std::string& name) { return reader.Read(name); }, to);
@@ -184,6 +194,8 @@ int RunSample(const SampleArgs& args) {
   auto restored = Restore(args.run);
   if (!restored.ok()) return Fail(restored.status());
   const auto& config = restored->job.sample();
+  if (!restored->job.model().has_transformer())
+    return Fail(absl::InvalidArgumentError("sample is for transformers; this run's model classifies images"));
   if (restored->job.model().transformer().vocabulary() > 256) {
     return Fail(absl::InvalidArgumentError(
         "sample prints bytes; this model's tokenizer is not the byte tokenizer (vocabulary above 256)"));
@@ -208,9 +220,10 @@ int RunEval(const std::string& run, int64_t max_tokens) {
   auto restored = Restore(run);
   if (!restored.ok()) return Fail(restored.status());
   restored->job.mutable_eval()->set_max_tokens(max_tokens);
+  restored->job.mutable_eval()->set_max_images(0);
   auto workload = OpenWorkload(restored->job);
   if (!workload.ok()) return Fail(workload.status());
-  double sum = 0, count = 0;
+  double sum = 0, count = 0, correct = 0;
   absl::Status status = (*workload)->Start({});
   if (status.ok()) {
     status = (*workload)->ForHeldOut([&](const Batch& batch) {
@@ -218,6 +231,7 @@ int RunEval(const std::string& run, int64_t max_tokens) {
       restored->model->Forward(ctx, batch);
       sum += ctx.losses().at("loss").first;
       count += ctx.losses().at("loss").second;
+      if (ctx.losses().contains("correct")) correct += ctx.losses().at("correct").first;
       ctx.DropFrames(0);
       restored->arena->Rewind(0);
       return absl::OkStatus();
@@ -225,6 +239,11 @@ int RunEval(const std::string& run, int64_t max_tokens) {
   }
   if (!status.ok()) return Fail(status);
   if (count == 0) return Fail(absl::NotFoundError("data.held_out is 0 in this job: nothing to evaluate on"));
+  if ((*workload)->unit() == Workload::Unit::kImages) {
+    std::cout << absl::StrFormat("%s: held-out loss %.6f, accuracy %.2f %% over %d images\n", restored->folder,
+                                 sum / count, 100 * correct / count, static_cast<int64_t>(count));
+    return 0;
+  }
   std::cout << absl::StrFormat("%s: held-out loss %.6f over %d tokens, perplexity %.4f\n", restored->folder,
                                sum / count, static_cast<int64_t>(count), std::exp(sum / count));
   return 0;

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "comm/world.h"
 #include "launch/commands.h"
@@ -112,8 +113,10 @@ absl::Status TrainRank(const TrainArgs& args, config::Job job, const std::string
   log->Line(state);
   if (!outcome.ok()) return outcome.status();
   std::cout << state << (outcome->end == TrainOutcome::End::kFinished ? absl::StrCat(" at step ", outcome->step) : "")
-            << ", loss " << outcome->last_loss << ", held-out loss " << outcome->eval_loss << "\n"
-            << "next: shoal report " << run_dir << "; shoal sample " << run_dir << std::endl;
+            << ", loss " << outcome->last_loss << ", held-out loss " << outcome->eval_loss
+            << (job.model().has_resnet() ? absl::StrFormat(", accuracy %.2f %%", 100 * outcome->eval_accuracy) : "")
+            << "\nnext: shoal report " << run_dir << "; shoal "
+            << (job.model().has_resnet() ? "eval " : "sample ") << run_dir << std::endl;
   return written;
 }
 

@@ -42,7 +42,9 @@ std::string StepLine(const StepRecord& r) {
   if (r.straggler == StepRecord::Straggler::kYes)
     absl::StrAppendFormat(&line, " | slowest %s (%.0f%% of steps)", r.slowest_rank, 100 * r.slowest_share);
   if (!r.skip_reason.empty()) absl::StrAppendFormat(&line, " | SKIPPED: %s", r.skip_reason);
+  if (std::isfinite(r.accuracy)) absl::StrAppendFormat(&line, " | accuracy %.2f%%", 100 * r.accuracy);
   if (std::isfinite(r.eval_loss)) absl::StrAppendFormat(&line, " | held-out loss %.4f", r.eval_loss);
+  if (std::isfinite(r.eval_accuracy)) absl::StrAppendFormat(&line, " accuracy %.2f%%", 100 * r.eval_accuracy);
   return line;
 }
 
@@ -70,7 +72,9 @@ std::string StepJson(const StepRecord& r) {
     j["slowest_share"] = r.slowest_share;
     j["straggler"] = r.straggler == StepRecord::Straggler::kYes;
   }
+  if (std::isfinite(r.accuracy)) j["accuracy"] = r.accuracy;
   if (std::isfinite(r.eval_loss)) j["eval_loss"] = r.eval_loss;
+  if (std::isfinite(r.eval_accuracy)) j["eval_accuracy"] = r.eval_accuracy;
   return j.dump();
 }
 

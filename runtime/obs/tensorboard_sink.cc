@@ -109,6 +109,8 @@ absl::Status TensorBoardSink::Write(const StepRecord& r) {
   };
   scalar("loss/train", r.loss);
   if (std::isfinite(r.eval_loss)) scalar("loss/held_out", r.eval_loss);
+  if (std::isfinite(r.accuracy)) scalar("accuracy/train", r.accuracy);
+  if (std::isfinite(r.eval_accuracy)) scalar("accuracy/held_out", r.eval_accuracy);
   scalar("optimizer/learning_rate", r.learning_rate);
   scalar("optimizer/grad_norm", r.grad_norm);
   scalar("time/step_seconds", r.seconds);

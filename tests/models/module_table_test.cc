@@ -7,6 +7,8 @@
 #include <memory>
 
 #include "models/layers.h"
+#include "models/resnet.h"
+#include "models/resnet_spec.h"
 #include "models/transformer.h"
 #include "models/transformer_spec.h"
 #include "runtime/module/combinators.h"
@@ -53,7 +55,9 @@ std::shared_ptr<SeqLayout> SmallLayout() {
 struct ModuleRow {
   std::string name;
   std::function<std::unique_ptr<Module>()> make;
-  enum class Input { kHidden, kTokens } input = Input::kHidden;
+  enum class Input { kHidden, kTokens, kImages } input = Input::kHidden;
+  Shape images = {};  // of kImages
+  enum class Loss { kNo, kYes } loss = Loss::kNo;  // the module adds its own; kTokens always do
 };
 enum class Variant { kPlain, kRecompute, kDeferred, kRepeat };
 
@@ -93,11 +97,18 @@ class Harness {
     return sum;
   }
 
-  // Forward only. Dropout acts in training alone, so the training mode is used and its frames are dropped.
+  // Forward only, in the training mode: dropout and batch statistics act there alone. Modules with a loss of their own add
+  // it in backward.
   double Loss(const Batch& x) {
-    StepContext ctx(Options(has_loss_ ? Mode::kEval : Mode::kTrain));
+    params_->BeginStep();
+    StepContext ctx(Options(Mode::kTrain));
     const Batch y = module_->Forward(ctx, x);
-    const double loss = has_loss_ ? ctx.losses().at("loss").first : Dot(y.x);
+    if (has_loss_) {
+      module_->Backward(ctx, y);
+      ctx.RunDeferred();
+      return ctx.losses().at("loss").first;
+    }
+    const double loss = Dot(y.x);
     ctx.DropFrames(0);
     arena_->Rewind(0);
     return loss;
@@ -125,8 +136,14 @@ class Harness {
   void CheckAgainstDifferences(const Batch& x) {
     const Tensor dx = Gradients(x);
     EXPECT_EQ(params_->ready().size(), params_->params().size()) << "each parameter is ready once";
+    std::vector<Tensor> grads;  // the differences' own backward passes write over them
+    for (const Param* p : params_->params()) {
+      grads.push_back(Tensor::Zeros(p->shape, DType::kF64));
+      const Tensor grad = params_->Grad(*p).grad;
+      std::copy_n(grad.data<double>(), grad.size(), grads.back().data<double>());
+    }
     const auto numeric = [&](double& value) {
-      constexpr double kStep = 4e-4;
+      const double kStep = x.x.rank() == 4 ? 2e-6 : 4e-4;  // small enough that hardly a ReLU changes its side
       const double at = value;
       double f[4];
       const double offsets[4] = {-2, -1, 1, 2};
@@ -142,7 +159,7 @@ class Harness {
       EXPECT_NEAR(got, want, 1e-7 * std::max(1.0, std::abs(want))) << what;
     };
     for (const Param* p : params_->params()) {
-      const Tensor weight = params_->Weight(*p), grad = params_->Grad(*p).grad;
+      const Tensor weight = params_->Weight(*p), grad = grads[static_cast<size_t>(p->id)];
       for (int64_t i = 0; i < p->size(); i += std::max<int64_t>(1, p->size() / 7)) {
         check(weight.data<double>()[i], grad.data<double>()[i], p->name + "[" + std::to_string(i) + "]");
       }
@@ -162,6 +179,59 @@ class Harness {
   std::unique_ptr<LocalParams> params_;
   bool has_loss_ = false;
 };
+
+config::ResNetConfig SmallResNet(config::ResNetConfig::Block block) {
+  config::ResNetConfig c;
+  c.set_preset(config::ResNetConfig::CUSTOM);
+  c.set_block(block);
+  c.set_stem(config::ResNetConfig::CIFAR);
+  c.add_depths(1);
+  c.add_depths(1);
+  c.set_width(4);
+  c.set_classes(5);
+  c.set_image_size(6);
+  c.set_channels(3);
+  c.set_label_smoothing(0.1);
+  return *ResolveResNet(c, {});
+}
+
+std::vector<ModuleRow> ImageTable() {
+  using config::ResNetConfig;
+  using Input = ModuleRow::Input;
+  const ResNetConfig basic = SmallResNet(ResNetConfig::BASIC), bottleneck = SmallResNet(ResNetConfig::BOTTLENECK);
+  ResNetConfig rs = bottleneck, grouped = bottleneck;
+  rs.set_squeeze_excite(0.25);
+  rs.set_shortcut(ResNetConfig::AVERAGE_POOL);
+  grouped.set_groups(2);
+  const auto stem = [&](const char* name, ResNetConfig::Stem kind) {
+    ResNetConfig c = basic;
+    c.set_stem(kind);
+    return ModuleRow{name, [c] { return MakeResNetStem(c); }, Input::kImages, {2, 9, 9, 3}};
+  };
+  const auto block = [](const char* name, const ResNetConfig& c, const BlockShape& b) {
+    return ModuleRow{name, [c, b] { return MakeResNetBlock(c, b); }, Input::kImages, {3, 5, 5, b.in}};
+  };
+  const auto whole = [](const char* name, const ResNetConfig& c, Recomputed recomputed = Recomputed::kNothing) {
+    return ModuleRow{name, [c, recomputed] { return std::make_unique<ResNet>(c, recomputed); }, Input::kImages,
+                     {4, 6, 6, 3}, ModuleRow::Loss::kYes};
+  };
+  return {
+      stem("resnet_stem_cifar", ResNetConfig::CIFAR),
+      stem("resnet_stem_imagenet", ResNetConfig::IMAGENET),
+      stem("resnet_stem_rs", ResNetConfig::RS),
+      block("resnet_basic", basic, {"b", 4, 4, 4, 1, 0}),
+      block("resnet_basic_strided", basic, {"b", 4, 8, 8, 2, 0}),
+      block("resnet_bottleneck", bottleneck, {"b", 16, 4, 16, 1, 0}),
+      block("resnet_bottleneck_grouped", grouped, {"b", 4, 4, 16, 2, 0}),
+      block("resnet_squeezed", rs, {"b", 16, 4, 16, 1, 0}),
+      block("resnet_squeezed_pooled_dropped", rs, {"b", 4, 4, 16, 2, 0.4}),
+      block("resnet_dropped", basic, {"b", 4, 4, 4, 1, 0.4}),
+      {"resnet_head", [basic] { return MakeResNetHead(basic, 6); }, Input::kImages, {4, 2, 2, 6}, ModuleRow::Loss::kYes},
+      whole("resnet", basic),
+      whole("resnet_rs", rs),
+      whole("resnet_recomputed", bottleneck, Recomputed::kBlocks),
+  };
+}
 
 std::vector<ModuleRow> Table() {
   const auto gpt = SmallConfig(TransformerConfig::GPT2), llama = SmallConfig(TransformerConfig::LLAMA);
@@ -207,13 +277,25 @@ TEST_P(ModuleTable, GradientsEqualDifferences) {
   const auto& [row, variant] = GetParam();
   std::unique_ptr<Module> module = row.make();
   const bool tokens = row.input == ModuleRow::Input::kTokens;
-  if (variant == Variant::kRecompute && !tokens) module = std::make_unique<Recompute>(std::move(module));
-  if (variant == Variant::kRepeat && !tokens) module = std::make_unique<Repeat>(std::move(module), 3);
+  const bool images = row.input == ModuleRow::Input::kImages, loss = tokens || row.loss == ModuleRow::Loss::kYes;
+  if (variant == Variant::kRecompute && !loss) module = std::make_unique<Recompute>(std::move(module));
+  if (variant == Variant::kRepeat && !loss && !images) module = std::make_unique<Repeat>(std::move(module), 3);
   Harness harness(std::move(module), variant == Variant::kDeferred ? GradTiming::kDeferred : GradTiming::kNow);
-  harness.set_has_loss(tokens);
-  const auto layout = SmallLayout();
+  harness.set_has_loss(loss);
+  auto layout = SmallLayout();
   Tensor x;
-  if (tokens) {
+  if (images) {
+    x = Tensor::Zeros(row.images, DType::kF64);
+    const Rng rng({13, RngPurpose::kTest, 2});
+    for (int64_t i = 0; i < x.size(); ++i) x.data<double>()[i] = rng.Normal(0, static_cast<uint64_t>(i));
+    layout = std::make_shared<SeqLayout>();
+    layout->labels = Tensor::Zeros({x.dim(0)}, DType::kI32);
+    layout->token_counters = Tensor::Zeros({x.dim(0)}, DType::kI64);
+    for (int64_t i = 0; i < x.dim(0); ++i) {
+      layout->labels.data<int32_t>()[i] = static_cast<int32_t>(i == 1 ? -1 : (2 * i) % 5);
+      layout->token_counters.data<int64_t>()[i] = static_cast<int64_t>(TokenCounter(i + 7, 0));
+    }
+  } else if (tokens) {
     x = Tensor::Zeros({14}, DType::kI32);
     for (int i = 0; i < 14; ++i) x.data<int32_t>()[i] = (3 * i + 1) % 13;
   } else {
@@ -229,6 +311,10 @@ std::string RowName(const testing::TestParamInfo<std::tuple<ModuleRow, Variant>>
   return std::get<0>(info.param).name + "_" + kNames[static_cast<int>(std::get<1>(info.param))];
 }
 
+INSTANTIATE_TEST_SUITE_P(Images, ModuleTable,
+                         testing::Combine(testing::ValuesIn(ImageTable()),
+                                          testing::Values(Variant::kPlain, Variant::kRecompute, Variant::kDeferred)),
+                         RowName);
 INSTANTIATE_TEST_SUITE_P(All, ModuleTable,
                          testing::Combine(testing::ValuesIn(Table()),
                                           testing::Values(Variant::kPlain, Variant::kRecompute, Variant::kDeferred,

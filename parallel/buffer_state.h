@@ -1,0 +1,27 @@
+// BufferState: a model's buffers (batch norm's running statistics) as state of a run.
+#pragma once
+
+#include <vector>
+
+#include "comm/communicator.h"
+#include "parallel/state.h"
+#include "runtime/module/param.h"
+
+namespace shoal {
+
+class BufferState : public Stateful {
+ public:
+  // `buffers` are the model's, which outlives it.
+  explicit BufferState(std::vector<Buffer*> buffers) : buffers_(std::move(buffers)) {}
+  // Collective, after every step: each buffer becomes its mean over ranks, so that all ranks hold the same. Running averages
+  // are linear, so this is what the ranks' own averages would give at the end.
+  absl::Status AverageOverRanks(Communicator& comm);
+  // Each as a whole tensor under its name.
+  void VisitState(StateVisitor& visitor) override;
+
+ private:
+  std::vector<Buffer*> buffers_;
+  Tensor flat_;  // all of them one after the other; made at first use
+};
+
+}  // namespace shoal
