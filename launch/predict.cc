@@ -99,7 +99,7 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   p.optimizer = dry.state().bytes();
   for (const Bucket& bucket : dry.dp().plan().buckets) {
     // The pieces of all other ranks; reductions run one after the other.
-    p.communication = std::max(p.communication, (bucket.counts[0] * 4) * (ranks - 1));
+    p.communication = std::max(p.communication, bucket.counts[0] * 4 * (ranks - 1));
   }
   if (checkpoints == Checkpoints::kYes) {
     p.checkpoint = p.optimizer;

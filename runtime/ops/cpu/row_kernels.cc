@@ -16,6 +16,7 @@ HWY_BEFORE_NAMESPACE();
 namespace shoal::cpu {
 namespace HWY_NAMESPACE {
 
+#include "runtime/ops/cpu/exp-inl.h"
 #include "runtime/ops/cpu/row_kernels-inl.h"
 
 void LayerNormRowF(const float* x, const float* weight, const float* bias, int64_t n, float epsilon, float* y,
