@@ -1,6 +1,7 @@
 // 8-bit pixels, row by row from the top, channels last (1 grey, 3 red green blue).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

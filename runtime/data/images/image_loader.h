@@ -27,7 +27,7 @@ struct StepImages {
 };
 
 struct ImageLoaderOptions {
-  std::optional<int64_t> micro_images;  // most per rank and micro-batch; none: one micro-batch per step
+  std::optional<int64_t> micro_images = std::nullopt;  // most per rank and micro-batch; none: one micro-batch per step
   uint64_t seed = 1;
   int rank = 0, ranks = 1;
   int prefetch_threads = 1;  // 0: Next makes the images itself

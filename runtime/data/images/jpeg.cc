@@ -35,7 +35,6 @@ bool LosesPixels(int code) {
     case JWRN_HUFF_BAD_CODE:
     case JWRN_MUST_RESYNC:
     case JWRN_BOGUS_PROGRESSION:
-    case JWRN_ARITH_BAD_CODE:
       return true;
     default:
       return false;

@@ -140,7 +140,7 @@ TEST_F(ImageDataTest, ImagesMustHoldTheirCrop) {
   config.set_padding(3);
   ExpectDataError(config, "image 0: is 20 x 20 pixels, with data.images.padding 3 on each side smaller than the crop");
   config.set_padding(4);
-  ExpectDataError(config, "image 0: is 20 x 20 pixels, smaller than the crop");
+  ExpectDataError(config, ": is 20 x 20 pixels, smaller than the crop");
   config.set_eval_resize(28);
   EXPECT_EQ(Error(config), "OK");
   config.clear_eval_resize();

@@ -45,6 +45,7 @@ class ImageTransformTest : public testing::Test {
   // With mean 0 and std 1/255, x holds the pixels' values.
   static ImageDataConfig Pixelwise(const ImageShape& shape) {
     ImageDataConfig config;
+    config.set_size(shape.width);
     for (int c = 0; c < shape.channels; ++c) config.add_mean(0), config.add_std(1.0 / 255);
     config.set_flip(false);
     config.set_fill(200);
@@ -138,7 +139,7 @@ TEST_F(ImageTransformTest, CropsHaveTheAreaAndAspectAskedFor) {
     ASSERT_TRUE(share > 0.079 && share < 1.001) << share;
     area += share;
   }
-  EXPECT_NEAR(area / 4000, 0.53, 0.03);  // somewhat below the middle: large boxes often do not fit
+  EXPECT_NEAR(area / 4000, 0.45, 0.02);  // below the middle of 0.54: large boxes often do not fit
 }
 
 TEST_F(ImageTransformTest, AnImageThatNoCropFitsGivesItsMiddle) {
