@@ -6,6 +6,8 @@
 //   independent: operations pending on several of them all advance (the progress engine), whatever the order they were
 //   submitted in.
 // * A call returns at once with a Work; the buffers belong to the Work until it is done, and the Work keeps them alive.
+// * Between streams, CallOptions::after puts an operation behind what produces its buffers, and Work::WaitOn puts what
+// uses them behind the operation. Neither holds up other communicators, nor the host unless its stream is inline.
 // * Reductions sum in rank order, in fp32 for f32 and bf16 (rounded once), fp64 for f64: the same bits on every rank,
 // every back end and every run.
 // * Tensors are contiguous host tensors. Counts may exceed 2^31. Zero-size tensors and groups of one are legal
@@ -24,6 +26,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "runtime/device/stream.h"
 #include "runtime/obs/span.h"
 #include "runtime/tensor/tensor.h"
 
@@ -31,10 +34,14 @@ namespace shoal {
 
 enum class ReduceOp : uint8_t { kSum, kMax, kMin };
 
-// What a call is for and how long it may take, counted from submission.
+// What a call is for, how long it may take, counted from submission, and what it waits for.
 struct CallOptions {
   absl::string_view tag;                               // "grad bucket 4"; appears in errors, flight records and traces
   absl::Duration deadline = absl::InfiniteDuration();  // infinite: the communicator's default deadline
+  // The operation touches its buffers, and its peers hear of it, only once this event is done; null: at once.
+  // Operations behind it on the same communicator wait too, those of others do not. The deadline runs meanwhile, and
+  // its error says so.
+  EventPtr after = nullptr;
 };
 
 // A pending operation. Thread-safe.
@@ -45,6 +52,10 @@ class Work {
   // Waits until done; returns the operation's status. DeadlineExceeded names the ranks that never entered; Unavailable
   // a lost peer.
   virtual absl::Status Wait() = 0;
+  // What is enqueued on `stream` from now on starts only once the operation is done, and CallOptions::after too.
+  // Returns at once, on an inline stream when done. A failed operation does not hang the stream: it goes on over
+  // buffers of any content, and the error is in Wait(), to be asked before results are used for good.
+  virtual void WaitOn(Stream& stream) = 0;
   // Seconds between submission and completion; 0 until done.
   virtual double Seconds() const = 0;
 };

@@ -32,17 +32,20 @@ std::shared_ptr<char> ScratchPool::Take(int64_t bytes) {
 }
 
 absl::Status Operation::Wait() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [&] { return done_.load(std::memory_order_acquire); });
+  finished_.Wait();
   return status_;
 }
 
+void Operation::WaitOn(Stream& stream) {
+  // Also of a failed operation: what produces its buffers and what follows on `stream` never run side by side.
+  if (after != nullptr) stream.WaitFor(after);
+  stream.WaitFor(EventPtr(shared_from_this(), &finished_));
+}
+
 void Operation::Finish(absl::Status status) {
-  const std::lock_guard<std::mutex> lock(mutex_);
   status_ = std::move(status);
   seconds_ = std::chrono::duration<double>(Clock::now() - submitted_).count();
-  done_.store(true, std::memory_order_release);
-  changed_.notify_all();
+  finished_.Set();
 }
 
 Engine::Engine(std::unique_ptr<Transport> transport, std::unique_ptr<FlightRecorder> recorder)
@@ -61,7 +64,8 @@ void Engine::Submit(const Queue& queue, std::shared_ptr<Operation> operation) {
   operation->submitted_ = Clock::now();
   if (recorder_ != nullptr)
     operation->record_ =
-        recorder_->Enter(operation->group, operation->sequence, operation->op, operation->tag, operation->bytes);
+        recorder_->Enter(operation->group, operation->sequence, operation->op, operation->tag, operation->bytes,
+                         operation->Held() ? FlightState::kHeld : FlightState::kEntered);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     queues_[queue].push_back(std::move(operation));
@@ -79,12 +83,20 @@ void Engine::Poison(const absl::Status& why) {
   changed_.notify_one();
 }
 
+bool Engine::Begin(Operation& op) {
+  if (op.begun_ > 0) return true;
+  if (op.Held()) return false;
+  op.begun_ = SteadySeconds();
+  if (recorder_ != nullptr && op.after != nullptr) recorder_->Begin(op.record_);
+  return true;
+}
+
 bool Engine::Advance(Operation& op) {
   bool moved = false;
   while (op.phase_ < op.phases.size()) {
     Phase& phase = op.phases[op.phase_];
     if (!op.started_) {
-      if (op.phase_ == 0) op.begun_ = SteadySeconds();
+      if (phase.prepare) phase.prepare(op, phase);
       op.transfers_.clear();
       for (const Phase::Message& m : phase.messages) {
         op.transfers_.push_back(m.way == Phase::Message::Way::kSend
@@ -119,6 +131,8 @@ bool Engine::Advance(Operation& op) {
 
 // Ranks of which nothing came in the first phase, in which every rank hears from all that must be there.
 std::string Engine::Missing(const Operation& op) const {
+  if (op.begun_ == 0 && op.Held())
+    return "it still waits for work of this rank's own stream (CallOptions::after) and has sent nothing to its peers";
   std::set<int> silent;
   if (op.started_ && op.phase_ < op.phases.size()) {
     const auto& messages = op.phases[op.phase_].messages;
@@ -134,7 +148,7 @@ std::string Engine::Missing(const Operation& op) const {
 void Engine::FailAll(const absl::Status& why) {
   for (auto& [key, queue] : queues_) {
     for (auto& op : queue) {
-      if (recorder_ != nullptr) recorder_->Leave(op->record_, FlightState::kFailed);
+      if (recorder_ != nullptr) recorder_->Leave(op->record_, op->Held() ? FlightState::kHeld : FlightState::kFailed);
       op->Finish(why);
       graveyard_.push_back(std::move(op));  // a peer may still be reading its memory
     }
@@ -167,8 +181,9 @@ void Engine::Loop() {
     bool moved = false;
     const auto now = Clock::now();
     for (auto& [key, op] : heads) {
-      moved |= Advance(*op);
-      if (op->phase_ == op->phases.size()) {  // done: what it held may be used again before its Work dies
+      const bool begun = Begin(*op);
+      if (begun) moved |= Advance(*op);
+      if (begun && op->phase_ == op->phases.size()) {  // done: what it held may be used again before its Work dies
         {
           const std::lock_guard<std::mutex> lock(mutex_);
           queues_[key].pop_front();

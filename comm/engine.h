@@ -1,5 +1,6 @@
 // The progress engine: one thread per rank that advances every pending operation of all its communicators. Operations
-// of one communicator run one after the other; those of different communicators side by side.
+// of one communicator run one after the other; those of different communicators side by side. An operation that waits
+// for an event of its stream is asked again and again, like a message under way.
 #pragma once
 
 #include <atomic>
@@ -18,9 +19,12 @@
 #include "comm/communicator.h"
 #include "comm/flight_recorder.h"
 #include "comm/transport.h"
+#include "runtime/device/stream.h"
 #include "runtime/obs/span.h"
 
 namespace shoal {
+
+class Operation;
 
 // A part of an operation: messages that go side by side, then something to do with what came.
 struct Phase {
@@ -32,6 +36,9 @@ struct Phase {
   };
   std::vector<Message> messages;
   std::function<absl::Status()> then;  // may be null
+  // May be null. Called when the phase begins, to take memory and add messages: operations that wait for their turn then
+  // hold no memory to receive into.
+  std::function<void(Operation&, Phase&)> prepare;
 };
 
 // Memory that operations receive into, used again and again: fresh memory would cost a page fault per 4 KiB in every
@@ -45,10 +52,11 @@ class ScratchPool : public std::enable_shared_from_this<ScratchPool> {
   std::multimap<int64_t, std::unique_ptr<char[]>> free_;  // by size
 };
 
-class Operation : public Work {
+class Operation : public Work, public std::enable_shared_from_this<Operation> {
  public:
-  bool Done() const override { return done_.load(std::memory_order_acquire); }
+  bool Done() const override { return finished_.Done(); }
   absl::Status Wait() override;
+  void WaitOn(Stream& stream) override;
   double Seconds() const override { return Done() ? seconds_ : 0; }
 
   // Set before submission.
@@ -57,20 +65,20 @@ class Operation : public Work {
   int64_t sequence = 0;
   int channel = 0;  // of the transport
   absl::Duration deadline;
+  EventPtr after;  // may be null; phases start once it is done
   std::vector<Phase> phases;
   std::vector<Tensor> tensors;                 // kept alive
   std::vector<std::shared_ptr<char>> scratch;  // likewise
 
  private:
   friend class Engine;
+  bool Held() const { return after != nullptr && !after->Done(); }
   void Finish(absl::Status status);
-  std::atomic<bool> done_{false};
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  absl::Status status_;
+  HostEvent finished_;
+  absl::Status status_;  // written before finished_ is set, like seconds_
   double seconds_ = 0;
   std::chrono::steady_clock::time_point submitted_;
-  double begun_ = 0;  // SteadySeconds
+  double begun_ = 0;  // SteadySeconds; 0: not yet
   size_t phase_ = 0;
   bool started_ = false;
   std::vector<std::unique_ptr<Transfer>> transfers_;  // of the present phase; null = through
@@ -104,6 +112,7 @@ class Engine {
 
  private:
   void Loop();
+  bool Begin(Operation& operation);    // true when it has begun: it is first in its queue and no event holds it
   bool Advance(Operation& operation);  // true when something moved
   void FailAll(const absl::Status& why);
   std::string Missing(const Operation& operation) const;

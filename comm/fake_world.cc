@@ -3,15 +3,25 @@
 #include <cstring>
 
 #include "comm/world.h"
+#include "runtime/device/device.h"
 
 namespace shoal {
 namespace {
 
-class DoneWork : public Work {
+class FakeWork : public Work {
  public:
-  bool Done() const override { return true; }
-  absl::Status Wait() override { return absl::OkStatus(); }
+  FakeWork(absl::Status status, EventPtr finished) : status_(std::move(status)), finished_(std::move(finished)) {}
+  bool Done() const override { return finished_->Done(); }
+  absl::Status Wait() override {
+    finished_->Wait();
+    return status_;
+  }
+  void WaitOn(Stream& stream) override { stream.WaitFor(finished_); }
   double Seconds() const override { return 0; }
+
+ private:
+  const absl::Status status_;
+  const EventPtr finished_;
 };
 
 void CopyBytes(const Tensor& from, int64_t from_element, int64_t count, const Tensor& to, int64_t to_element) {
@@ -33,25 +43,23 @@ class FakeCommunicator : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   absl::string_view name() const override { return name_; }
-  WorkPtr AllReduce(const Tensor&, ReduceOp, CallOptions) override { return Done(); }
+  WorkPtr AllReduce(const Tensor&, ReduceOp, CallOptions options) override { return Run(options); }
   WorkPtr ReduceScatterV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out, ReduceOp,
-                         CallOptions) override {
-    CopyBytes(in, Before(counts, rank_), out.size(), out, 0);
-    return Done();
+                         CallOptions options) override {
+    return Run(options, [=, from = Before(counts, rank_)] { CopyBytes(in, from, out.size(), out, 0); });
   }
-  WorkPtr AllGatherV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out, CallOptions) override {
-    CopyBytes(in, 0, in.size(), out, Before(counts, rank_));
-    return Done();
+  WorkPtr AllGatherV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out,
+                     CallOptions options) override {
+    return Run(options, [=, to = Before(counts, rank_)] { CopyBytes(in, 0, in.size(), out, to); });
   }
   WorkPtr AllToAllV(const Tensor& in, absl::Span<const int64_t>, const Tensor& out, absl::Span<const int64_t>,
-                    CallOptions) override {
-    CopyBytes(in, 0, std::min(in.size(), out.size()), out, 0);
-    return Done();
+                    CallOptions options) override {
+    return Run(options, [=] { CopyBytes(in, 0, std::min(in.size(), out.size()), out, 0); });
   }
-  WorkPtr Broadcast(const Tensor&, int, CallOptions) override { return Done(); }
-  WorkPtr Send(const Tensor&, int, CallOptions) override { return Done(); }
-  WorkPtr Recv(const Tensor&, int, CallOptions) override { return Done(); }
-  WorkPtr Barrier(CallOptions) override { return Done(); }
+  WorkPtr Broadcast(const Tensor&, int, CallOptions options) override { return Run(options); }
+  WorkPtr Send(const Tensor&, int, CallOptions options) override { return Run(options); }
+  WorkPtr Recv(const Tensor&, int, CallOptions options) override { return Run(options); }
+  WorkPtr Barrier(CallOptions options) override { return Run(options); }
   absl::StatusOr<std::unique_ptr<Communicator>> Split(int color, int, absl::string_view name) override {
     if (color < 0) return std::unique_ptr<Communicator>();
     return std::unique_ptr<Communicator>(std::make_unique<FakeCommunicator>(rank_, size_, std::string(name)));
@@ -61,10 +69,27 @@ class FakeCommunicator : public Communicator {
   absl::Status health() const override { return health_; }
 
  private:
-  static WorkPtr Done() { return std::make_shared<DoneWork>(); }
+  // At once, unless an event holds it up: then, and ever after, on a stream, in order and without stopping the caller.
+  WorkPtr Run(
+      const CallOptions& options, absl::AnyInvocable<void()> copy = [] {}) {
+    const bool held = options.after != nullptr && !options.after->Done();
+    if (stream_ == nullptr && held) {
+      auto stream = CpuDevice({.streams = CpuDeviceOptions::Streams::kAsynchronous})->MakeStream(name_);
+      if (!stream.ok()) return std::make_shared<FakeWork>(stream.status(), options.after);
+      stream_ = *std::move(stream);
+    }
+    if (stream_ == nullptr) {
+      copy();
+      return std::make_shared<FakeWork>(absl::OkStatus(), DoneEvent());
+    }
+    if (held) stream_->WaitFor(options.after);
+    stream_->Enqueue(std::move(copy));
+    return std::make_shared<FakeWork>(absl::OkStatus(), stream_->Record());
+  }
   int rank_, size_;
   std::string name_;
   absl::Status health_;
+  std::unique_ptr<Stream> stream_;
 };
 
 }  // namespace

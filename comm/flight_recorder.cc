@@ -37,6 +37,20 @@ void CopyText(absl::string_view from, char* to, size_t size) {
   std::memset(to + n, 0, size - n);
 }
 
+absl::string_view StateName(FlightState state) {
+  switch (state) {
+    case FlightState::kEntered:
+      return "waiting";
+    case FlightState::kDone:
+      return "done";
+    case FlightState::kFailed:
+      return "failed";
+    case FlightState::kHeld:
+      return "not begun";
+  }
+  return "?";
+}
+
 }  // namespace
 
 struct FlightRecorder::File {
@@ -70,7 +84,7 @@ absl::StatusOr<std::unique_ptr<FlightRecorder>> FlightRecorder::Open(const std::
 FlightRecorder::~FlightRecorder() { ::munmap(file_, sizeof(File)); }
 
 int64_t FlightRecorder::Enter(absl::string_view group, int64_t sequence, absl::string_view op, absl::string_view tag,
-                              int64_t bytes) {
+                              int64_t bytes, FlightState state) {
   const int64_t order = file_->count.load(std::memory_order_relaxed) + 1;
   FlightEntry& entry = file_->entries[(order - 1) % kEntries];
   entry.sequence = sequence;
@@ -78,12 +92,17 @@ int64_t FlightRecorder::Enter(absl::string_view group, int64_t sequence, absl::s
   entry.bytes = bytes;
   entry.entered_ns = Now();
   entry.left_ns = 0;
-  entry.state = FlightState::kEntered;
+  entry.state = state;
   CopyText(group, entry.group, sizeof(entry.group));
   CopyText(op, entry.op, sizeof(entry.op));
   CopyText(tag, entry.tag, sizeof(entry.tag));
   file_->count.store(order, std::memory_order_release);
   return order;
+}
+
+void FlightRecorder::Begin(int64_t order) {
+  FlightEntry& entry = file_->entries[(order - 1) % kEntries];
+  if (entry.order == order) entry.state = FlightState::kEntered;
 }
 
 void FlightRecorder::Leave(int64_t order, FlightState state) {
@@ -143,6 +162,7 @@ absl::StatusOr<std::string> WhyHang(const std::string& folder) {
   if (stuck.empty()) absl::StrAppend(&text, "every recorded operation is done: nothing hangs in communication\n");
   for (const auto& [group, sequence] : stuck) {
     std::vector<std::string> inside, culprits;
+    std::vector<int> held;
     for (int rank = 0; rank < size; ++rank) {
       const FlightEntry* found = nullptr;
       const auto record = records.find(rank);
@@ -153,9 +173,8 @@ absl::StatusOr<std::string> WhyHang(const std::string& folder) {
       }
       if (found != nullptr) {
         inside.push_back(absl::StrFormat("  rank %d: %s '%s', %d bytes, %s", rank, found->op, found->tag, found->bytes,
-                                         found->state == FlightState::kDone     ? "done"
-                                         : found->state == FlightState::kFailed ? "failed"
-                                                                                : "waiting"));
+                                         StateName(found->state)));
+        if (found->state == FlightState::kHeld) held.push_back(rank);
         continue;
       }
       std::string where = "left no record";
@@ -168,8 +187,11 @@ absl::StatusOr<std::string> WhyHang(const std::string& folder) {
       culprits.push_back(absl::StrCat("rank ", rank, " (", where, ")"));
     }
     absl::StrAppend(&text, "communicator ", group, ", operation #", sequence, ":\n", absl::StrJoin(inside, "\n"), "\n");
-    absl::StrAppend(&text, culprits.empty() ? std::string("  all ranks are in it: a link or a stopped process\n")
-                                            : absl::StrCat("  never entered: ", absl::StrJoin(culprits, ", "), "\n"));
+    if (!culprits.empty()) absl::StrAppend(&text, "  never entered: ", absl::StrJoin(culprits, ", "), "\n");
+    if (!held.empty())
+      absl::StrAppend(&text, "  held up by work of its own stream: rank ", absl::StrJoin(held, ", "), "\n");
+    if (culprits.empty() && held.empty())
+      absl::StrAppend(&text, "  all ranks are in it: a link or a stopped process\n");
   }
   return text;
 }

@@ -11,7 +11,8 @@
 
 namespace shoal {
 
-enum class FlightState : uint8_t { kEntered = 1, kDone = 2, kFailed = 3 };
+// kHeld: submitted, but work of the rank's own stream must be done first; so it also stays when the communicator fails.
+enum class FlightState : uint8_t { kEntered = 1, kDone = 2, kFailed = 3, kHeld = 4 };
 
 struct FlightEntry {
   int64_t sequence = 0;  // of its communicator
@@ -29,8 +30,11 @@ class FlightRecorder {
  public:
   static absl::StatusOr<std::unique_ptr<FlightRecorder>> Open(const std::string& path, int rank, int size);
   ~FlightRecorder();
-  // Not thread-safe with itself; Leave may run on another thread. Returns the entry's place for Leave.
-  int64_t Enter(absl::string_view group, int64_t sequence, absl::string_view op, absl::string_view tag, int64_t bytes);
+  // Not thread-safe with itself; the others may run on another thread. Returns the entry's place for them. `state` is
+  // kEntered or kHeld.
+  int64_t Enter(absl::string_view group, int64_t sequence, absl::string_view op, absl::string_view tag, int64_t bytes,
+                FlightState state);
+  void Begin(int64_t place);  // kHeld no longer
   void Leave(int64_t place, FlightState state);
 
  private:

@@ -40,8 +40,8 @@ void FinalizeMpi();
 // not return under MPI.
 void AbortJob(int exit_code);
 
-// Rank `rank` of `size`, alone: every collective completes at once and leaves plausible data (own contribution). For
-// dry runs and for measuring a step without communication.
+// Rank `rank` of `size`, alone: every collective completes at once, or once its `after` is done, and leaves plausible
+// data (own contribution). For dry runs and for measuring a step without communication.
 std::unique_ptr<Communicator> FakeWorld(int rank, int size);
 
 }  // namespace shoal

@@ -67,6 +67,9 @@ struct BenchArgs {
 int RunBench(const BenchArgs& args);
 int RunImagesBench(const BenchArgs& args);
 
+// bench probe. JSON: "gflops" is the better of "onednn" and "openblas"; the latter is null where OpenBLAS is absent.
+int RunProbe(int threads);
+
 // Prints `status` to stderr and returns its exit code.
 int Fail(const absl::Status& status);
 

@@ -7,8 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "launch/batch_on_device.h"
-#include "models/transformer.h"
+#include "models/model.h"
 #include "runtime/base/regex.h"
 #include "runtime/base/status.h"
 #include "runtime/module/local_params.h"
@@ -17,33 +16,36 @@
 namespace shoal {
 namespace {
 
-MicroBatch FirstTokens(const MicroBatch& micro, int32_t most) {
-  MicroBatch cut;
-  const int32_t n = std::min(most, micro.cu_seqlens[1]);
-  const auto first = [n](const std::vector<int32_t>& all) {
-    return std::vector<int32_t>(all.begin(), all.begin() + n);
-  };
-  cut.tokens = first(micro.tokens);
-  cut.labels = first(micro.labels);
-  cut.positions = first(micro.positions);
-  cut.cu_seqlens = {0, n};
-  cut.sample_ids = {micro.sample_ids.at(0)};
-  cut.max_len = n;
-  return cut;
+// The first rows: at most `most` tokens of the first sequence, or a few images.
+Batch FirstRows(const Batch& batch) {
+  constexpr int32_t kTokens = 64, kImages = 3;
+  const bool text = batch.x.rank() == 1;
+  const auto n = static_cast<int32_t>(text ? std::min(kTokens, batch.layout->cu_seqlens[1])
+                                           : std::min<int64_t>(kImages, batch.x.dim(0)));
+  auto layout = std::make_shared<SeqLayout>();
+  if (text) {
+    layout->cu_seqlens = {0, n};
+    layout->positions = batch.layout->positions.Rows(0, n);
+  }
+  layout->labels = batch.layout->labels.Rows(0, n);
+  layout->token_counters = batch.layout->token_counters.Rows(0, n);
+  layout->max_len = n;
+  return {batch.x.Rows(0, n), std::move(layout)};
 }
 
 }  // namespace
 
-absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::string& pattern, const MicroBatch& micro,
+absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::string& pattern, const Batch& batch,
                                            DataParallel& dp, ThreadPool& pool) {
   const auto names = Regex::Compile(pattern);
   if (!names.ok()) return Annotate(names.status(), "debug.grad_check");
-  Transformer model(job.model().transformer());
-  LocalParams params(model.params(), DType::kF64);
+  const auto model = MakeModel(job.model());
+  LocalParams params(model->params(), DType::kF64);
   OpContext ops{.pool = &pool};
-  for (const Param* param : model.params()) ops::Copy(ops, dp.Weight(*param), params.Weight(*param));
+  for (const Param* param : model->params()) ops::Copy(ops, dp.Weight(*param), params.Weight(*param));
   SHOAL_ASSIGN_OR_RETURN(const auto arena, Arena::Create(int64_t{64} << 30, DeviceKind::kCpu));
-  const MicroBatch cut = FirstTokens(micro, 64);
+  const Batch cut = FirstRows(batch);
+  const double rows = static_cast<double>(cut.layout->labels.size());
   const auto loss_and_gradients = [&] {
     params.BeginStep();
     StepContext ctx({.ops = ops,
@@ -51,10 +53,10 @@ absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::st
                      .params = &params,
                      .compute = DType::kF64,
                      .seed = job.seed(),
-                     .grad_scale = 1.0 / static_cast<double>(cut.tokens.size())});
-    const Batch y = model.Forward(ctx, ToBatch(cut));
-    model.Backward(ctx, y);
-    return ctx.losses().at("loss").first / static_cast<double>(cut.tokens.size());
+                     .grad_scale = 1.0 / rows});
+    const Batch y = model->Forward(ctx, cut);
+    model->Backward(ctx, y);
+    return ctx.losses().at("loss").first / rows;
   };
   struct Probe {
     const Param* param;
@@ -63,7 +65,7 @@ absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::st
   };
   loss_and_gradients();
   std::vector<Probe> probes;
-  for (const Param* param : model.params()) {
+  for (const Param* param : model->params()) {
     if (!names->Matches(param->name)) continue;
     const double* grad = params.Grad(*param).grad.data<double>();
     const int64_t largest =

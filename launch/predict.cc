@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "comm/world.h"
-#include "models/transformer.h"
+#include "models/model.h"
 #include "optim/optimizer.h"
 #include "optim/optimizer_state.h"
 #include "parallel/data_parallel.h"
@@ -30,17 +30,6 @@ class MetaParams : public ParamSource {
   DType compute_;
 };
 
-std::vector<int32_t> Sequences(int64_t tokens, int64_t longest) {
-  std::vector<int32_t> cu = {0};
-  while (cu.back() < tokens) cu.push_back(static_cast<int32_t>(std::min<int64_t>(tokens, cu.back() + longest)));
-  return cu;
-}
-
-// Tokens of a batch of this size.
-int64_t Tokens(const config::Size& size, int64_t longest) {
-  return size.has_tokens() ? size.tokens() : size.sequences() * longest;
-}
-
 DType ComputeType(const config::Job& job) {
   return job.runtime().compute() == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
 }
@@ -50,7 +39,7 @@ class DryRun {
  public:
   DryRun(const config::Job& job, int ranks)
       : job_(job),
-        model_(job.model().transformer(), RecomputedBy(job.parallel())),
+        model_(MakeModel(job.model(), RecomputedBy(job.parallel()))),
         world_(FakeWorld(0, ranks)),
         params_(ComputeType(job)) {
     auto mesh = Mesh::Create(*world_, {});
@@ -59,7 +48,7 @@ class DryRun {
     auto optimizer = MakeOptimizer(job.optim());
     CHECK(optimizer.ok()) << optimizer.status();
     optimizer_ = *std::move(optimizer);
-    auto dp = DataParallel::Create(model_.params(), *mesh_,
+    auto dp = DataParallel::Create(model_->params(), *mesh_,
                                    {.zero_stage = job.parallel().zero(),
                                     .compute = ComputeType(job),
                                     .bucket_bytes = static_cast<int64_t>(job.comm().bucket_mib() * (1 << 20)),
@@ -74,18 +63,11 @@ class DryRun {
   }
 
   // Forward and backward of one micro-batch; returns the bytes that forward keeps for backward.
-  int64_t ForwardBackward(const std::vector<int32_t>& cu_seqlens, CostSheet* cost) {
-    auto layout = std::make_shared<SeqLayout>();
-    layout->cu_seqlens = cu_seqlens;
-    const int64_t tokens = layout->tokens();
-    layout->positions = Tensor::Zeros({tokens}, DType::kI32, DeviceKind::kMeta);
-    layout->labels = layout->positions;
-    layout->token_counters = Tensor::Zeros({tokens}, DType::kI64, DeviceKind::kMeta);
-    layout->max_len = job_.data().max_tokens();
+  int64_t ForwardBackward(const BatchShape& shape, CostSheet* cost) {
     StepContext ctx({.ops = {.cost = cost}, .arena = arena_.get(), .params = &params_, .compute = ComputeType(job_)});
-    const Batch y = model_.Forward(ctx, {Tensor::Zeros({tokens}, DType::kI32, DeviceKind::kMeta), layout});
+    const Batch y = model_->Forward(ctx, OnMeta(shape));
     const int64_t saved = arena_->frame_bytes();
-    model_.Backward(ctx, y);
+    model_->Backward(ctx, y);
     return saved;
   }
 
@@ -96,7 +78,7 @@ class DryRun {
 
  private:
   const config::Job& job_;
-  Transformer model_;
+  std::unique_ptr<Model> model_;
   std::unique_ptr<Communicator> world_;
   MetaParams params_;
   std::unique_ptr<Mesh> mesh_;
@@ -119,32 +101,19 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
     p.checkpoint = p.optimizer;
     for (const OptimizerPiece& piece : dry.state().pieces()) p.checkpoint += piece.master.size() * 4;
   }
-  const int64_t longest = job.data().max_tokens();
-  const int64_t share = job.has_micro_batch() ? Tokens(job.micro_batch(), longest)
-                                              : (Tokens(job.global_batch(), longest) + ranks - 1) / ranks;
-  p.micro_tokens = std::max(share, longest);
-  p.saved = dry.ForwardBackward(Sequences(p.micro_tokens, longest), nullptr);
+  const BatchShape largest = LargestMicroBatch(job, ranks);
+  p.micro_rows = largest.images.empty() ? largest.cu_seqlens.back() : largest.images[0];
+  p.saved = dry.ForwardBackward(largest, nullptr);
   p.activations = dry.arena().peak();
   constexpr int64_t kProgram = 24 << 20;  // libraries, MPI, prefetched batches: measured on an empty model
   p.program = kProgram;
   return p;
 }
 
-std::vector<std::vector<int32_t>> FullBatch(const config::Job& job, int ranks) {
-  const int64_t longest = job.data().max_tokens();
-  const int64_t share = std::max(longest, Tokens(job.global_batch(), longest) / ranks);
-  const int64_t micro = job.has_micro_batch() ? std::max(longest, Tokens(job.micro_batch(), longest)) : share;
-  std::vector<std::vector<int32_t>> batches;
-  for (int64_t left = share; left > 0; left -= micro) batches.push_back(Sequences(std::min(left, micro), longest));
-  return batches;
-}
-
-CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const std::vector<int32_t>> micro_batches) {
+CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShape> micro_batches) {
   DryRun dry(job, ranks);
   CostSheet cost;
-  for (const auto& micro : micro_batches) {
-    if (micro.back() > 0) dry.ForwardBackward(micro, &cost);
-  }
+  for (const BatchShape& micro : micro_batches) dry.ForwardBackward(micro, &cost);
   OpContext ops{.cost = &cost};
   for (const OptimizerPiece& piece : dry.state().pieces()) ops::SumOfSquares(ops, piece.grad);
   for (const auto& [name, bytes] : StepTraffic(dry.dp(), dry.state(), dry.mesh())) cost.ops[name] += {1, 0, bytes};

@@ -8,6 +8,7 @@
 
 #include "absl/types/span.h"
 #include "launch/job.pb.h"
+#include "launch/workload.h"
 #include "optim/optimizer_state.h"
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
@@ -19,23 +20,21 @@ namespace shoal {
 
 struct Prediction {
   int64_t weights = 0, gradients = 0, masters = 0, optimizer = 0;  // bytes this rank holds
-  int64_t activations = 0;   // the arena's peak: frames, live values and workspace of the largest micro-batch
-  int64_t saved = 0;         // of these, what forward keeps for backward
-  int64_t program = 0;       // what the program itself has resident
-  int64_t checkpoint = 0;    // the copy of the state that a checkpoint is written from
-  int64_t micro_tokens = 0;  // of the largest micro-batch
+  int64_t activations = 0;  // the arena's peak: frames, live values and workspace of the largest micro-batch
+  int64_t saved = 0;        // of these, what forward keeps for backward
+  int64_t program = 0;      // what the program itself has resident
+  int64_t checkpoint = 0;   // the copy of the state that a checkpoint is written from
+  int64_t micro_rows = 0;   // tokens or images of the largest micro-batch
   int64_t total() const { return weights + gradients + masters + optimizer + activations + checkpoint + program; }
 };
-// `job` is resolved. The largest micro-batch is full of sequences of data.max_tokens. kNo: a run that leaves no
+// `job` is resolved. kNo: a run that leaves no
 // checkpoints (benchmarks).
 enum class Checkpoints : uint8_t { kNo, kYes };
 Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoints);
 
-// cu_seqlens of each of a rank's micro-batches when every sequence has data.max_tokens.
-std::vector<std::vector<int32_t>> FullBatch(const config::Job& job, int ranks);
 // One step of one rank by op: forward and backward of these micro-batches, then what the trainer reports as "scalars",
 // "reduce", "SumOfSquares", "optimizer" and "publish" (launch/trainer.cc).
-CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const std::vector<int32_t>> micro_batches);
+CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShape> micro_batches);
 
 // Bytes that one step moves outside the model's ops, by the names of the trainer's spans.
 std::map<std::string, double> StepTraffic(const DataParallel& dp, const OptimizerState& state, const Mesh& mesh);

@@ -15,15 +15,14 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "comm/clock.h"
-#include "launch/batch_on_device.h"
 #include "launch/calibration.h"
 #include "launch/console.h"
 #include "launch/grad_check.h"
 #include "launch/predict.h"
 #include "launch/progress_state.h"
 #include "launch/stop_request.h"
-#include "models/transformer.h"
-#include "models/transformer_spec.h"
+#include "launch/workload.h"
+#include "models/model.h"
 #include "models/weights_file.h"
 #include "optim/guard.h"
 #include "optim/optimizer.h"
@@ -36,7 +35,6 @@
 #include "runtime/base/memory.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
-#include "runtime/data/loader.h"
 #include "runtime/module/local_params.h"
 #include "runtime/module/step_context.h"
 #include "runtime/obs/metrics_log.h"
@@ -112,16 +110,15 @@ class Trainer {
 
   RunProgress Progress() const {
     return {progress_.step, progress_.position, progress_.tokens,
-            static_cast<double>(progress_.position) / static_cast<double>(data_->epoch_samples())};
+            static_cast<double>(progress_.position) / static_cast<double>(workload_->epoch_samples())};
   }
 
   absl::Status SetUp() {
+    model_ = MakeModel(job_.model(), RecomputedBy(job_.parallel()));
     SHOAL_RETURN_IF_ERROR(CheckMemory());
     SHOAL_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, {}));
-    const auto& transformer = job_.model().transformer();
-    SHOAL_ASSIGN_OR_RETURN(data_, TrainingData::Open(job_.data(), transformer.vocabulary()));
-    Say("data: " + data_->Summary());
-    model_ = std::make_unique<Transformer>(transformer, RecomputedBy(job_.parallel()));
+    SHOAL_ASSIGN_OR_RETURN(workload_, OpenWorkload(job_));
+    Say("data: " + workload_->Summary());
     SHOAL_ASSIGN_OR_RETURN(optimizer_, MakeOptimizer(job_.optim()));
     SHOAL_ASSIGN_OR_RETURN(
         dp_, DataParallel::Create(model_->params(), *mesh_,
@@ -151,23 +148,13 @@ class Trainer {
     }
     if (!resumed) {
       if (job_.model().has_initial_weights()) {
-        SHOAL_RETURN_IF_ERROR(LoadWeights(job_.model().initial_weights(), *model_, *rank_.pool, *dp_));
+        SHOAL_RETURN_IF_ERROR(LoadWeights(job_.model().initial_weights(), job_.model(), *model_, *rank_.pool, *dp_));
       } else {
         dp_->InitializeWeights(*rank_.pool, job_.seed());
       }
     }
     if (resumed || ComputeType(job_) == DType::kBF16) SHOAL_RETURN_IF_ERROR(dp_->PublishWeights(*rank_.pool));
-    LoaderOptions loading{.global_batch = job_.global_batch(),
-                          .micro_batch = std::nullopt,
-                          .seed = job_.seed(),
-                          .rank = world_.rank(),
-                          .ranks = world_.size(),
-                          .prefetch_steps = job_.data().prefetch_steps()};
-    if (job_.has_micro_batch()) loading.micro_batch = job_.micro_batch();
-    if (job_.debug().overfit_one_batch()) loading.repeat = LoaderOptions::Repeat::kFirstBatch;
-    SHOAL_ASSIGN_OR_RETURN(loader_, Loader::Create(*data_, loading, progress_.position));
-    held_out_ = HeldOutBatches(*data_, job_.eval().max_tokens(), std::max<int64_t>(data_->longest(), 4096),
-                               world_.rank(), world_.size());
+    SHOAL_RETURN_IF_ERROR(workload_->Start({world_.rank(), world_.size(), progress_.position}));
     if (first() && !options_.run_dir.empty()) {
       SHOAL_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(options_.run_dir + "/metrics.jsonl", progress_.step));
       if (job_.log().tensorboard()) {
@@ -189,7 +176,7 @@ class Trainer {
     const auto human = [](int64_t bytes) { return HumanBytes(static_cast<double>(bytes)); };
     Say(absl::StrFormat(
         "model: %s parameters; %s per rank predicted (weights %s, gradients %s, optimizer %s, activations %s)",
-        HumanCount(static_cast<double>(ParameterCount(job_.model().transformer()))), human(predicted_bytes_),
+        HumanCount(static_cast<double>(model_->parameter_count())), human(predicted_bytes_),
         human(p.weights + p.masters), human(p.gradients), human(p.optimizer), human(p.activations)));
     const int64_t available = AvailableBytes();
     SHOAL_ASSIGN_OR_RETURN(
@@ -219,7 +206,7 @@ class Trainer {
   }
 
   // The first step's time from the machine's calibration, if there is one.
-  absl::Status PredictStepTime(const StepBatch& batch) {
+  absl::Status PredictStepTime(const StepInputs& inputs) {
     if (!first() || (options_.console != TrainerOptions::Console::kStepLines && options_.predicted_seconds == nullptr))
       return absl::OkStatus();
     const CalibrationKey key{rank_.host, world_.size(), rank_.pool->threads(), job_.runtime().compute()};
@@ -230,8 +217,10 @@ class Trainer {
       Say(absl::StrCat("step time is not predicted: ", calibration.status().message()));
       return absl::OkStatus();
     }
-    std::vector<std::vector<int32_t>> micro;
-    for (const MicroBatch& m : batch.micro) micro.push_back(m.cu_seqlens);
+    std::vector<BatchShape> micro;
+    for (const Batch& batch : inputs.micro) {
+      if (batch.x.defined()) micro.push_back(ShapeOf(batch));
+    }
     const double peak =
         peak_flops_ > 0 ? peak_flops_ / world_.size() : MeasureProductPeak(*rank_.pool, ComputeType(job_));
     SHOAL_ASSIGN_OR_RETURN(predicted_seconds_, calibration->StepSeconds(StepCost(job_, world_.size(), micro), peak));
@@ -297,24 +286,25 @@ class Trainer {
   absl::StatusOr<bool> Step() {
     StepRecord record;
     double start = Now();
-    const StepBatch batch = loader_->Next();
+    if (steps_here_ == 0 && options_.first_step_at != nullptr) *options_.first_step_at = start;
+    const StepInputs inputs = workload_->Next();
     record.data_seconds = Now() - start;
     Report("data", start);
     if (steps_here_ == 0) {
-      SHOAL_RETURN_IF_ERROR(PredictStepTime(batch));
+      SHOAL_RETURN_IF_ERROR(PredictStepTime(inputs));
       traffic_ = StepTraffic(*dp_, *state_, *mesh_);
-      if (!job_.debug().grad_check().empty()) SHOAL_RETURN_IF_ERROR(GradCheck(batch));
+      if (!job_.debug().grad_check().empty()) SHOAL_RETURN_IF_ERROR(GradCheck(inputs));
       start = Now() - record.data_seconds;  // what is done once is not the step's time
     }
     const RunProgress before = Progress();
     double loss = 0;
     dp_->BeginStep();
-    for (size_t m = 0; m < batch.micro.size(); ++m) {
-      const bool last = m + 1 == batch.micro.size();
+    for (size_t m = 0; m < inputs.micro.size(); ++m) {
+      const bool last = m + 1 == inputs.micro.size();
       dp_->BeginMicroBatch(last ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
-      if (batch.micro[m].tokens.empty()) continue;
-      SHOAL_ASSIGN_OR_RETURN(const double sum, ForwardBackward(ToBatch(batch.micro[m]),
-                                                               1.0 / static_cast<double>(batch.global_tokens), record));
+      if (!inputs.micro[m].x.defined()) continue;
+      SHOAL_ASSIGN_OR_RETURN(const double sum,
+                             ForwardBackward(inputs.micro[m], 1.0 / static_cast<double>(inputs.units), record));
       loss += sum;
     }
     double at = Now();
@@ -337,7 +327,7 @@ class Trainer {
         scalars, AllReduceValues(mesh_->control(), std::move(scalars), ReduceOp::kSum, {.tag = "step scalars"}));
     record.comm_exposed_seconds += Now() - at;
     Report("scalars", at, traffic_["scalars"]);
-    record.loss = scalars[0] / static_cast<double>(batch.global_tokens);
+    record.loss = scalars[0] / static_cast<double>(inputs.units);
     record.grad_norm = std::sqrt(scalars[1]);
     SHOAL_ASSIGN_OR_RETURN(record.skip_reason, guard_.Check(record.loss, record.grad_norm));
 
@@ -363,13 +353,14 @@ class Trainer {
     }
     record.comm_exposed_seconds += publish;
     ++progress_.step;
-    progress_.position = batch.next_position;
-    progress_.tokens += batch.global_tokens;
+    progress_.position = inputs.next_position;
+    if (workload_->unit() == Workload::Unit::kTokens) progress_.tokens += inputs.units;
     const RunProgress after = Progress();
     NoteSlowest(scalars, record);
     record.step = progress_.step;
-    record.tokens = batch.global_tokens;
-    record.lengths = batch.lengths;
+    record.units = inputs.units;
+    record.unit = workload_->unit() == Workload::Unit::kTokens ? StepRecord::Unit::kTokens : StepRecord::Unit::kImages;
+    record.lengths = inputs.lengths;
     record.seconds = Now() - start;
     Report("step", start);
     ++steps_here_;
@@ -385,11 +376,11 @@ class Trainer {
     return scalars[2] > 0;
   }
 
-  absl::StatusOr<double> ForwardBackward(const Batch& tokens, double grad_scale, StepRecord& record) {
+  absl::StatusOr<double> ForwardBackward(const Batch& batch, double grad_scale, StepRecord& record) {
     try {
       StepContext ctx(ContextOptions(*dp_, Mode::kTrain, grad_scale));
       double at = Now();
-      const Batch y = model_->Forward(ctx, tokens);
+      const Batch y = model_->Forward(ctx, batch);
       record.forward_seconds += Now() - at;
       Report("forward", at);
       at = Now();
@@ -414,11 +405,11 @@ class Trainer {
   }
 
   // debug.grad_check; every rank checks its own first micro-batch, rank 0 tells.
-  absl::Status GradCheck(const StepBatch& batch) {
-    for (const MicroBatch& micro : batch.micro) {
-      if (micro.tokens.empty()) continue;
+  absl::Status GradCheck(const StepInputs& inputs) {
+    for (const Batch& batch : inputs.micro) {
+      if (!batch.x.defined()) continue;
       SHOAL_ASSIGN_OR_RETURN(const std::string table,
-                             CheckGradients(job_, job_.debug().grad_check(), micro, *dp_, *rank_.pool));
+                             CheckGradients(job_, job_.debug().grad_check(), batch, *dp_, *rank_.pool));
       Say("gradients against differences of the loss, in float64:\n" + table);
       break;
     }
@@ -429,18 +420,19 @@ class Trainer {
   absl::Status Evaluate() {
     evaluated_step_ = progress_.step;
     double sum = 0, count = 0;
-    try {
-      for (const MicroBatch& micro : held_out_) {
+    SHOAL_RETURN_IF_ERROR(workload_->ForHeldOut([&](const Batch& batch) -> absl::Status {
+      try {
         StepContext ctx(ContextOptions(*dp_, Mode::kEval, 1));
-        model_->Forward(ctx, ToBatch(micro));
+        model_->Forward(ctx, batch);
         sum += ctx.losses().at("loss").first;
         count += ctx.losses().at("loss").second;
         ctx.DropFrames(0);
         arena_->Rewind(0);
+      } catch (const StepAborted& aborted) {
+        return aborted.status();
       }
-    } catch (const StepAborted& aborted) {
-      return aborted.status();
-    }
+      return absl::OkStatus();
+    }));
     SHOAL_ASSIGN_OR_RETURN(const auto total,
                            AllReduceValues(mesh_->control(), {sum, count}, ReduceOp::kSum, {.tag = "evaluation"}));
     if (total[1] == 0) return absl::OkStatus();
@@ -481,7 +473,6 @@ class Trainer {
     if (options_.losses != nullptr) options_.losses->push_back(record.loss);
     if (options_.step_seconds != nullptr) options_.step_seconds->push_back(record.seconds);
     last_ = record;
-    if (options_.peak_memory != nullptr) *options_.peak_memory = std::max(*options_.peak_memory, ResidentBytes());
     if (!first()) {
       if (options_.log != nullptr && record.step % job_.log().every_steps() == 0) {
         options_.log->Line(absl::StrFormat("step %d | %.0f ms: data %.0f, forward %.0f, backward %.0f, waited %.0f",
@@ -497,11 +488,8 @@ class Trainer {
     memory_peak_ = std::max(memory_peak_, ResidentBytes());
     record.memory_bytes = memory_peak_;
     record.memory_predicted_bytes = predicted_bytes_;
-    double squares = 0;
-    for (int32_t length : record.lengths) squares += static_cast<double>(length) * length;
-    const double flops = TrainFlopsPerToken(job_.model().transformer(),
-                                            squares / static_cast<double>(std::max<int64_t>(1, record.tokens))) *
-                         static_cast<double>(record.tokens);
+    const double flops =
+        model_->TrainFlops(record.lengths, record.unit == StepRecord::Unit::kImages ? record.units : 0);
     if (peak_flops_ > 0) record.mfu = flops / record.seconds / peak_flops_;
     if (record.mfu > 1.05) record.mfu = 0;  // the probe was disturbed: no figure is better than a wrong one
     const double fraction = Progress().In(job_.duration()) / Length(job_.duration());
@@ -525,18 +513,16 @@ class Trainer {
   const TrainerOptions& options_;
   const config::Job& job_;
   std::unique_ptr<Mesh> mesh_;
-  std::unique_ptr<TrainingData> data_;
-  std::unique_ptr<Transformer> model_;
+  std::unique_ptr<Workload> workload_;
+  std::unique_ptr<Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<DataParallel> dp_;
   std::unique_ptr<OptimizerState> state_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<CheckpointStore> store_;
-  std::unique_ptr<Loader> loader_;
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<TensorBoardSink> tensorboard_;
   double prometheus_written_ = 0;
-  std::vector<MicroBatch> held_out_;
   ProgressState progress_;
   Guard guard_;
   StepRecord last_;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "models/transformer_spec.h"
 
 namespace shoal {
 namespace {
@@ -17,18 +18,6 @@ std::unique_ptr<Module> ResidualBranch(const config::TransformerConfig& config, 
 }
 
 }  // namespace
-
-Recomputed RecomputedBy(const config::ParallelConfig& config) {
-  switch (config.recompute()) {
-    case config::ParallelConfig::NONE:
-      return Recomputed::kNothing;
-    case config::ParallelConfig::MLP:
-      return Recomputed::kMlps;
-    case config::ParallelConfig::BLOCK:
-      return Recomputed::kBlocks;
-  }
-  return Recomputed::kNothing;
-}
 
 Transformer::Transformer(const config::TransformerConfig& config, Recomputed recomputed) : config_(config) {
   auto embedding = std::make_unique<Embedding>(config);
@@ -52,7 +41,7 @@ Transformer::Transformer(const config::TransformerConfig& config, Recomputed rec
   }
   body_.Add("final_norm", std::make_unique<NormLayer>("final_norm", config));
   head_ = std::make_unique<LmHead>(config, config.tied_head() ? table : nullptr);
-  for (Param* param : AssignIds(*this)) params_.push_back(param);
+  CollectState();
 }
 
 Batch Transformer::Forward(StepContext& ctx, Batch x) { return head_->Forward(ctx, body_.Forward(ctx, std::move(x))); }
@@ -61,6 +50,15 @@ Batch Transformer::Backward(StepContext& ctx, Batch dy) {
   Batch dx = body_.Backward(ctx, head_->Backward(ctx, std::move(dy)));
   ctx.RunDeferred();
   return dx;
+}
+
+double Transformer::TrainFlops(absl::Span<const int32_t> lengths, int64_t) const {
+  double tokens = 0, squares = 0;
+  for (const int32_t length : lengths) {
+    tokens += length;
+    squares += static_cast<double>(length) * length;
+  }
+  return tokens > 0 ? TrainFlopsPerToken(config_, squares / tokens) * tokens : 0;
 }
 
 void Transformer::VisitParams(absl::FunctionRef<void(Param&)> visit) {

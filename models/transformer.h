@@ -5,36 +5,31 @@
 #include <vector>
 
 #include "models/layers.h"
+#include "models/model.h"
 #include "models/models.pb.h"
-#include "parallel/parallel.pb.h"
 #include "runtime/module/combinators.h"
 
 namespace shoal {
 
-// What backward computes again (parallel.proto's Recompute).
-enum class Recomputed : uint8_t { kNothing, kMlps, kBlocks };
-Recomputed RecomputedBy(const config::ParallelConfig& config);
-
 // Token ids in, loss "loss" out (LmHead). Owns its modules; parameters have ids.
-class Transformer : public Module {
+class Transformer : public Model {
  public:
   // `config` is resolved (ResolveTransformer).
   explicit Transformer(const config::TransformerConfig& config, Recomputed recomputed = Recomputed::kNothing);
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override;
+  double TrainFlops(absl::Span<const int32_t> lengths, int64_t images) const override;
 
   // Hidden rows [T, D] after the final norm, without the head. For sampling, in Mode::kEval.
   Batch Hidden(StepContext& ctx, Batch x) { return body_.Forward(ctx, std::move(x)); }
   LmHead& head() { return *head_; }
   const config::TransformerConfig& config() const { return config_; }
-  const std::vector<const Param*>& params() const { return params_; }  // by id
 
  private:
   config::TransformerConfig config_;
   Seq body_;
   std::unique_ptr<LmHead> head_;
-  std::vector<const Param*> params_;
 };
 
 }  // namespace shoal

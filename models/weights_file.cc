@@ -40,33 +40,45 @@ absl::Status SameModel(const std::string& path, const config::TransformerConfig&
 
 }  // namespace
 
-absl::Status LoadWeights(const std::string& path, const Transformer& model, ThreadPool& pool, DataParallel& dp) {
+absl::Status LoadWeights(const std::string& path, const config::ModelConfig& config, const Model& model,
+                         ThreadPool& pool, DataParallel& dp) {
   std::map<std::string, Tensor> weights;
   std::unique_ptr<SafetensorsFile> file;
   if (IsHuggingFaceFolder(path)) {
+    if (!config.has_transformer())
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.initial_weights: ", path, " is a Hugging Face folder; those are read for transformers"));
     SHOAL_ASSIGN_OR_RETURN(HuggingFaceModel read, ReadHuggingFace(path));
-    SHOAL_RETURN_IF_ERROR(SameModel(path, read.config, model.config()));
+    SHOAL_RETURN_IF_ERROR(SameModel(path, read.config, config.transformer()));
     weights = std::move(read.weights);
   } else {
     SHOAL_ASSIGN_OR_RETURN(file, SafetensorsFile::Open(path));
     for (const auto& [name, entry] : file->entries()) weights[name] = file->View(entry);
   }
   OpContext ctx{.pool = &pool};
-  for (const Param* param : model.params()) {
-    const auto at = weights.find(param->name);
+  // The tensor of a name, taken out of `weights`.
+  const auto take = [&](const std::string& name, const Shape& shape) -> absl::StatusOr<Tensor> {
+    const auto at = weights.find(name);
     if (at == weights.end())
-      return absl::DataLossError(absl::StrCat(path, ": tensor '", param->name, "' is missing; the model needs it"));
-    if (at->second.shape() != param->shape) {
-      return absl::DataLossError(absl::StrCat(path, ": tensor '", param->name, "' has shape ",
-                                              ShapeString(at->second.shape()), ", the model's has ",
-                                              ShapeString(param->shape)));
+      return absl::DataLossError(absl::StrCat(path, ": tensor '", name, "' is missing; the model needs it"));
+    if (at->second.shape() != shape) {
+      return absl::DataLossError(absl::StrCat(path, ": tensor '", name, "' has shape ", ShapeString(at->second.shape()),
+                                              ", the model's has ", ShapeString(shape)));
     }
-    ops::Copy(ctx, at->second, dp.Weight(*param));
-    for (OwnedPiece& piece : dp.pieces()) {
-      if (piece.param == param)
-        ops::Copy(ctx, at->second.View({param->size()}).Rows(piece.begin, piece.end), piece.master);
-    }
+    const Tensor found = at->second;
     weights.erase(at);
+    return found;
+  };
+  for (const Param* param : model.params()) {
+    SHOAL_ASSIGN_OR_RETURN(const Tensor found, take(param->name, param->shape));
+    ops::Copy(ctx, found, dp.Weight(*param));
+    for (OwnedPiece& piece : dp.pieces()) {
+      if (piece.param == param) ops::Copy(ctx, found.View({param->size()}).Rows(piece.begin, piece.end), piece.master);
+    }
+  }
+  for (Buffer* buffer : model.buffers()) {
+    SHOAL_ASSIGN_OR_RETURN(const Tensor found, take(buffer->name, buffer->value.shape()));
+    ops::Copy(ctx, found, buffer->value);
   }
   if (!weights.empty())
     return absl::DataLossError(

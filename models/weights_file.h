@@ -4,13 +4,15 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "models/transformer.h"
+#include "models/model.h"
 #include "parallel/data_parallel.h"
 
 namespace shoal {
 
-// Fills `dp` (weights and masters) from `path`, f32 or bf16. DataLoss names a missing or extra tensor, or both shapes;
-// InvalidArgument names what a Hugging Face folder's config.json says otherwise than the job.
-absl::Status LoadWeights(const std::string& path, const Transformer& model, ThreadPool& pool, DataParallel& dp);
+// Fills `dp` (weights and masters) and the model's buffers from `path`, f32 or bf16. `model` is made of `config`.
+// DataLoss names a missing or extra tensor, or both shapes; InvalidArgument names what a Hugging Face folder's
+// config.json says otherwise than the job.
+absl::Status LoadWeights(const std::string& path, const config::ModelConfig& config, const Model& model,
+                         ThreadPool& pool, DataParallel& dp);
 
 }  // namespace shoal

@@ -3,14 +3,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <ctime>
+#include <fstream>
 #include <iostream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "comm/world.h"
 #include "launch/commands.h"
 #include "launch/config_loader.h"
@@ -26,10 +30,12 @@
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
 #include "runtime/base/file_system.h"
+#include "runtime/base/memory.h"
 #include "runtime/base/rank_context.h"
 #include "runtime/base/status.h"
 #include "runtime/data/loader.h"
 #include "runtime/obs/metrics_log.h"
+#include "runtime/obs/span.h"
 #include "runtime/obs/tensorboard_sink.h"
 #include "runtime/obs/trace.h"
 #include "runtime/ops/dispatch.h"
@@ -47,24 +53,20 @@ void DropFromCache(const std::string& path) {
   ::close(fd);
 }
 
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double Now() { return SteadySeconds(); }
 
-int Probe(const BenchArgs& args) {
-  ThreadPool pool(args.threads);
-  OpContext ctx{.pool = &pool};
-  constexpr int64_t kSide = 2048;
-  const Tensor a = Tensor::Zeros({kSide, kSide}, DType::kF32), b = Tensor::Zeros({kSide, kSide}, DType::kF32),
-               c = Tensor::Zeros({kSide, kSide}, DType::kF32);
-  ops::Fill(ctx, a, 1);
-  ops::Fill(ctx, b, 1);
-  double best = 0;
-  for (int i = 0; i < 6; ++i) {
-    const double start = Now();
-    ops::Matmul(ctx, a, b, c);
-    best = std::max(best, 2.0 * kSide * kSide * kSide / (Now() - start));
-  }
-  std::cout << nlohmann::json{{"gflops", best / 1e9}, {"threads", args.threads}}.dump() << std::endl;
-  return 0;
+// Seconds since this process began, from /proc, which counts in hundredths; 0 where there is none.
+double ProcessAge() {
+  std::ifstream in("/proc/self/stat");
+  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  // Field 22; the second is the program's name in parentheses, whatever it holds.
+  const std::vector<std::string> fields = absl::StrSplit(text.substr(text.rfind(')') + 1), ' ', absl::SkipEmpty());
+  double ticks = 0;
+  timespec since_boot{};
+  if (fields.size() < 20 || !absl::SimpleAtod(fields[19], &ticks)) return 0;
+  if (::clock_gettime(CLOCK_BOOTTIME, &since_boot) != 0) return 0;
+  return static_cast<double>(since_boot.tv_sec) + 1e-9 * static_cast<double>(since_boot.tv_nsec) -
+         ticks / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
 int Attention(const BenchArgs& args) {
@@ -112,8 +114,8 @@ int Step(const BenchArgs& args) {
   job->mutable_runtime()->set_compute(
       SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone).compute);
   std::vector<double> losses, seconds;
-  int64_t peak = 0;
-  double predicted = 0;
+  double predicted = 0, first_step = 0;
+  const double age = ProcessAge(), age_at = Now();
   int ranks = 1;
   const auto body = [&](Communicator& world) -> absl::Status {
     if (world.rank() == 0) ranks = world.size();
@@ -122,7 +124,8 @@ int Step(const BenchArgs& args) {
                      .host = HostName(),
                      .pool = std::make_unique<ThreadPool>(args.threads)};
     TrainerOptions options{.job = *job, .run_dir = "", .console = TrainerOptions::Console::kQuiet};
-    if (world.rank() == 0) options.losses = &losses, options.step_seconds = &seconds, options.peak_memory = &peak;
+    if (world.rank() == 0) options.losses = &losses, options.step_seconds = &seconds;
+    if (world.rank() == 0) options.first_step_at = &first_step;
     if (world.rank() == 0 && job->runtime().has_calibration()) options.predicted_seconds = &predicted;
     return Train(rank, world, options).status();
   };
@@ -142,13 +145,16 @@ int Step(const BenchArgs& args) {
   }
   const std::vector<double> measured(seconds.begin() + args.warmup, seconds.end());
   const auto& t = job->model().transformer();
+  const double start_seconds = age + first_step - age_at;
   std::cout << nlohmann::json{{"step_seconds", measured},
+                              {"start_seconds", start_seconds},
+                              {"first_step_seconds", start_seconds + seconds.front()},
                               {"tokens", job->global_batch().has_tokens()
                                              ? job->global_batch().tokens()
                                              : job->global_batch().sequences() * job->data().max_tokens()},
                               {"parameters", ParameterCount(t)},
                               {"embedding_parameters", LookupParameterCount(t)},
-                              {"peak_rss_bytes", peak},
+                              {"peak_rss_bytes", PeakResidentBytes()},
                               {"predicted_seconds", predicted},
                               {"predicted_bytes", PredictMemory(*job, ranks, Checkpoints::kNo).total()},
                               {"bf16_native", HostPrefersBf16()},
@@ -343,7 +349,7 @@ int RunBench(const BenchArgs& args) {
   }
   if (args.what == "batches") return Batches(args);
   if (args.what == "images") return RunImagesBench(args);
-  if (args.what == "probe") return Probe(args);
+  if (args.what == "probe") return RunProbe(args.threads);
   if (args.what == "attention") return Attention(args);
   return Step(args);
 }

@@ -7,13 +7,13 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "comm/world.h"
-#include "launch/batch_on_device.h"
 #include "launch/calibration.h"
 #include "launch/commands.h"
 #include "launch/config_loader.h"
 #include "launch/predict.h"
 #include "launch/resolve.h"
 #include "launch/run_dir.h"
+#include "launch/workload.h"
 #include "models/hugging_face.h"
 #include "models/sampling.h"
 #include "models/transformer_spec.h"
@@ -22,11 +22,19 @@
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
-#include "runtime/data/loader.h"
 #include "runtime/module/local_params.h"
 #include "runtime/ops/dispatch.h"
 
 namespace shoal {
+namespace {
+
+std::string ModelText(const config::ModelConfig& model) {
+  const auto& t = model.transformer();
+  return absl::StrFormat("%d parameters, %d layers, width %d, %d heads, vocabulary %d", ParameterCount(t), t.layers(),
+                         t.width(), t.heads(), t.vocabulary());
+}
+
+}  // namespace
 
 int Fail(const absl::Status& status) {
   std::cerr << status.message() << std::endl;
@@ -50,14 +58,13 @@ int RunPlan(const JobArgs& args, int ranks) {
   const auto choice = SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone);
   job->mutable_runtime()->set_compute(choice.compute);
   if (!choice.reason.empty()) std::cout << choice.reason << "\n";
-  const auto& t = job->model().transformer();
   const Prediction p = PredictMemory(*job, ranks, Checkpoints::kYes);
   const auto line = [](const char* what, int64_t bytes) {
     std::cout << absl::StrFormat("  %-34s %12s\n", what, HumanBytes(static_cast<double>(bytes)));
   };
-  std::cout << absl::StrFormat("model: %d parameters, %d layers, width %d, %d heads, vocabulary %d\n",
-                               ParameterCount(t), t.layers(), t.width(), t.heads(), t.vocabulary())
-            << absl::StrFormat("memory of one of %d ranks, largest micro-batch of %d tokens:\n", ranks, p.micro_tokens);
+  std::cout << "model: " << ModelText(job->model()) << "\n"
+            << absl::StrFormat("memory of one of %d ranks, largest micro-batch of %d %s:\n", ranks, p.micro_rows,
+                               job->model().has_transformer() ? "tokens" : "images");
   line("weights", p.weights);
   line("gradients", p.gradients);
   line("fp32 masters", p.masters);
@@ -96,7 +103,7 @@ namespace {
 // A checkpointed model, ready to run on this process alone.
 struct Restored {
   config::Job job;
-  std::unique_ptr<Transformer> model;
+  std::unique_ptr<Model> model;
   std::unique_ptr<LocalParams> params;
   std::unique_ptr<Arena> arena;
   std::unique_ptr<ThreadPool> pool;
@@ -120,7 +127,7 @@ absl::StatusOr<Restored> Restore(const std::string& run) {
   Restored r;
   SHOAL_ASSIGN_OR_RETURN(r.folder, FindCheckpoint(run));
   SHOAL_ASSIGN_OR_RETURN(r.job, JobOf(run, r.folder));
-  r.model = std::make_unique<Transformer>(r.job.model().transformer());
+  r.model = MakeModel(r.job.model());
   r.params = std::make_unique<LocalParams>(r.model->params(), DType::kF32);
   r.pool = std::make_unique<ThreadPool>(std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   SHOAL_ASSIGN_OR_RETURN(r.arena, Arena::Create(int64_t{64} << 30, DeviceKind::kCpu));
@@ -189,8 +196,8 @@ int RunSample(const SampleArgs& args) {
                                 args.top_p.value_or(config.top_p()), args.seed.value_or(config.seed())};
   std::string text = prompt;
   for (const int32_t token :
-       Generate(*restored->model, restored->Options(), tokens, args.tokens.value_or(config.tokens()),
-                restored->job.data().max_tokens(), options)) {
+       Generate(static_cast<Transformer&>(*restored->model), restored->Options(), tokens,
+                args.tokens.value_or(config.tokens()), restored->job.data().max_tokens(), options)) {
     text += static_cast<char>(token);
   }
   std::cout << text << std::endl;
@@ -200,18 +207,23 @@ int RunSample(const SampleArgs& args) {
 int RunEval(const std::string& run, int64_t max_tokens) {
   auto restored = Restore(run);
   if (!restored.ok()) return Fail(restored.status());
-  auto data = TrainingData::Open(restored->job.data(), restored->job.model().transformer().vocabulary());
-  if (!data.ok()) return Fail(data.status());
+  restored->job.mutable_eval()->set_max_tokens(max_tokens);
+  auto workload = OpenWorkload(restored->job);
+  if (!workload.ok()) return Fail(workload.status());
   double sum = 0, count = 0;
-  for (const MicroBatch& micro :
-       HeldOutBatches(**data, max_tokens, std::max<int64_t>((*data)->longest(), 4096), 0, 1)) {
-    StepContext ctx(restored->Options());
-    restored->model->Forward(ctx, ToBatch(micro));
-    sum += ctx.losses().at("loss").first;
-    count += ctx.losses().at("loss").second;
-    ctx.DropFrames(0);
-    restored->arena->Rewind(0);
+  absl::Status status = (*workload)->Start({});
+  if (status.ok()) {
+    status = (*workload)->ForHeldOut([&](const Batch& batch) {
+      StepContext ctx(restored->Options());
+      restored->model->Forward(ctx, batch);
+      sum += ctx.losses().at("loss").first;
+      count += ctx.losses().at("loss").second;
+      ctx.DropFrames(0);
+      restored->arena->Rewind(0);
+      return absl::OkStatus();
+    });
   }
+  if (!status.ok()) return Fail(status);
   if (count == 0) return Fail(absl::NotFoundError("data.held_out is 0 in this job: nothing to evaluate on"));
   std::cout << absl::StrFormat("%s: held-out loss %.6f over %d tokens, perplexity %.4f\n", restored->folder,
                                sum / count, static_cast<int64_t>(count), std::exp(sum / count));

@@ -14,18 +14,22 @@ int64_t NumberIn(const std::string& path) {
   return in >> value ? value : -1;
 }
 
-}  // namespace
-
-int64_t ResidentBytes() {
+// A row of /proc/self/status that is in kB; 0 when it is not there.
+int64_t StatusBytes(const std::string& row) {
   std::ifstream in("/proc/self/status");
-  int64_t total = 0;
   for (std::string key; in >> key;) {
-    int64_t value = 0;
-    if ((key == "RssAnon:" || key == "RssShmem:") && in >> value) total += value * 1024;
+    int64_t kib = 0;
+    if (key == row && in >> kib) return kib * 1024;
     in.ignore(256, '\n');
   }
-  return total;
+  return 0;
 }
+
+}  // namespace
+
+int64_t ResidentBytes() { return StatusBytes("RssAnon:") + StatusBytes("RssShmem:"); }
+
+int64_t PeakResidentBytes() { return std::max(ResidentBytes(), StatusBytes("VmHWM:") - StatusBytes("RssFile:")); }
 
 int64_t AvailableBytes() {
   int64_t available = 0;

@@ -31,6 +31,10 @@ void Seq::VisitParams(absl::FunctionRef<void(Param&)> visit) {
   for (auto& [name, child] : children_) child->VisitParams(visit);
 }
 
+void Seq::VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) {
+  for (auto& [name, child] : children_) child->VisitBuffers(visit);
+}
+
 Batch Residual::Forward(StepContext& ctx, Batch x) {
   Batch y = inner_->Forward(ctx, x);
   ops::Add(ctx.ops(), y.x, x.x, y.x);
@@ -72,6 +76,10 @@ void Parallel::VisitParams(absl::FunctionRef<void(Param&)> visit) {
   for (auto& branch : branches_) branch->VisitParams(visit);
 }
 
+void Parallel::VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) {
+  for (auto& branch : branches_) branch->VisitBuffers(visit);
+}
+
 Batch Repeat::Forward(StepContext& ctx, Batch x) {
   const uint32_t outer = ctx.pass();
   for (int i = 0; i < times_; ++i) {
@@ -95,6 +103,8 @@ Batch Repeat::Backward(StepContext& ctx, Batch dy) {
 void Repeat::VisitParams(absl::FunctionRef<void(Param&)> visit) {
   for (int i = 0; i < times_; ++i) inner_->VisitParams(visit);
 }
+
+void Repeat::VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) { inner_->VisitBuffers(visit); }
 
 Batch Recompute::Forward(StepContext& ctx, Batch x) {
   auto& frame = ctx.PushFrame();

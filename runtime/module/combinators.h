@@ -17,6 +17,7 @@ class Seq : public Module {
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override;
+  void VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) override;
 
  private:
   std::vector<std::pair<std::string, std::unique_ptr<Module>>> children_;
@@ -29,6 +30,7 @@ class Residual : public Module {
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override { inner_->VisitParams(visit); }
+  void VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) override { inner_->VisitBuffers(visit); }
 
  private:
   std::unique_ptr<Module> inner_;
@@ -41,6 +43,7 @@ class Parallel : public Module {
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override;
+  void VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) override;
 
  private:
   std::vector<std::unique_ptr<Module>> branches_;
@@ -53,6 +56,7 @@ class Repeat : public Module {
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override;
+  void VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) override;
 
  private:
   std::unique_ptr<Module> inner_;
@@ -66,6 +70,7 @@ class Recompute : public Module {
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override { inner_->VisitParams(visit); }
+  void VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) override { inner_->VisitBuffers(visit); }
 
  private:
   std::unique_ptr<Module> inner_;

@@ -14,12 +14,13 @@
 
 namespace shoal {
 
-// How the rows of a packed batch fall into sequences. Shared by all layers of a micro-batch.
+// What belongs to the rows of a batch: tokens of packed sequences (T rows), or images (N rows). Shared by all layers of
+// a micro-batch.
 struct SeqLayout {
-  std::vector<int32_t> cu_seqlens;  // n + 1 offsets, first 0, last T
+  std::vector<int32_t> cu_seqlens;  // n + 1 offsets, first 0, last T; empty for images
   Tensor positions;                 // i32 [T]: position in the document's sequence (RoPE, learned positions)
-  Tensor labels;                    // i32 [T], already shifted, -1 = ignored; undefined when only logits are wanted
-  Tensor token_counters;            // i64 [T]: TokenCounter(global sample position, token), for dropout
+  Tensor labels;                    // i32 [T] already shifted, or [N]; -1 = ignored; undefined: only logits are wanted
+  Tensor token_counters;            // i64 [T] or [N]: TokenCounter(global sample position, token or 0), for dropout
   int32_t max_len = 0;
   int64_t tokens() const { return cu_seqlens.empty() ? 0 : cu_seqlens.back(); }
 };
@@ -28,7 +29,7 @@ struct SeqLayout {
 // H, W, C].
 struct Batch {
   Tensor x;
-  std::shared_ptr<const SeqLayout> layout;  // null for images
+  std::shared_ptr<const SeqLayout> layout;
 };
 
 class Module {
@@ -47,6 +48,8 @@ class Module {
 
   // All parameters in definition order, which is the order of first use in Forward.
   virtual void VisitParams(absl::FunctionRef<void(Param&)> visit) = 0;
+  // All buffers, each once, in definition order.
+  virtual void VisitBuffers(absl::FunctionRef<void(Buffer&)> /*visit*/) {}
 };
 
 // Numbers the parameters (id, uses) of a model in visiting order and returns them. A Param visited twice (shared by two

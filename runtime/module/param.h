@@ -26,6 +26,13 @@ struct Param {
   int64_t size() const { return NumElements(shape); }
 };
 
+// State of a module that is not trained: batch norm's running statistics. f32, owned by the module. Written only by
+// Forward in Mode::kTrain when ctx.replaying() is false; checkpoints hold it and averages of weights cover it.
+struct Buffer {
+  std::string name;  // as of a Param, and unique among both
+  Tensor value;
+};
+
 // Where a backward pass puts a parameter's gradient: an f32 (f64 in gradient checks) tensor of the parameter's shape.
 struct GradSink {
   Tensor grad;

@@ -92,6 +92,12 @@ void StepContext::CheckNumerics(absl::string_view where, const Tensor& x) {
       absl::StrCat("check_numerics: ", where, " holds a value that is not finite, ", ShapeString(x.shape()))));
 }
 
+void StepContext::SumOverRanks(absl::string_view tag, absl::Span<double> values) {
+  if (options_.ranks == nullptr || dry_run()) return;
+  const absl::Status status = options_.ranks->Sum(tag, values);
+  if (!status.ok()) throw StepAborted(status);
+}
+
 void StepContext::AddLoss(absl::string_view name, double sum, double weight) {
   if (replaying_) return;
   auto& [total, total_weight] = losses_[std::string(name)];

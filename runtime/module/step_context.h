@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "runtime/base/rng.h"
@@ -26,12 +27,21 @@ enum class Numerics : uint8_t {
   kCheck
 };  // kCheck: values and gradients between modules are searched for NaN and infinity
 
+// Sums values over the ranks that a module's statistics span (synchronised batch norm).
+class RankSum {
+ public:
+  virtual ~RankSum() = default;
+  // Collective, in program order; every rank calls it for every micro-batch. `values` becomes the sum in rank order.
+  virtual absl::Status Sum(absl::string_view tag, absl::Span<double> values) = 0;
+};
+
 class StepContext {
  public:
   struct Options {
     OpContext ops;                  // threads, cost sheet of a dry run
     Arena* arena = nullptr;         // not owned
     ParamSource* params = nullptr;  // not owned
+    RankSum* ranks = nullptr;       // null: this rank alone; not owned
     DType compute = DType::kF32;
     uint64_t seed = 0;  // of the run
     Mode mode = Mode::kTrain;
@@ -92,6 +102,9 @@ class StepContext {
 
   // With Numerics::kCheck: throws StepAborted (diverged) when `x` holds a NaN or an infinity; `where` names the module.
   void CheckNumerics(absl::string_view where, const Tensor& x);
+
+  // `values` becomes its sum over ranks; unchanged when there is one. Throws StepAborted when communication fails.
+  void SumOverRanks(absl::string_view tag, absl::Span<double> values);
 
   // --- Losses: summed over micro-batches by the caller. `weight` is what the sum will be divided by (tokens).
   void AddLoss(absl::string_view name, double sum, double weight);

@@ -9,8 +9,14 @@
 
 namespace shoal {
 
+namespace {
+
+const char* UnitName(const StepRecord& r) { return r.unit == StepRecord::Unit::kTokens ? "tok" : "img"; }
+
+}  // namespace
+
 std::string StepLine(const StepRecord& r) {
-  const double rate = r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0;
+  const double rate = r.seconds > 0 ? static_cast<double>(r.units) / r.seconds : 0;
   const auto percent = [&](double seconds) {
     return r.seconds > 0 ? static_cast<int>(std::lround(100 * seconds / r.seconds)) : 0;
   };
@@ -18,8 +24,8 @@ std::string StepLine(const StepRecord& r) {
   if (r.total_steps > 0) absl::StrAppendFormat(&line, "/%d", r.total_steps);
   absl::StrAppendFormat(
       &line,
-      " | loss %.4f | gnorm %.2f | lr %.1e | %s tok/s | %.0f ms (fwd %d bwd %d comm-exposed %d opt %d data %d %%)",
-      r.loss, r.grad_norm, r.learning_rate, HumanCount(rate), r.seconds * 1e3, percent(r.forward_seconds),
+      " | loss %.4f | gnorm %.2f | lr %.1e | %s %s/s | %.0f ms (fwd %d bwd %d comm-exposed %d opt %d data %d %%)",
+      r.loss, r.grad_norm, r.learning_rate, HumanCount(rate), UnitName(r), r.seconds * 1e3, percent(r.forward_seconds),
       percent(r.backward_seconds), percent(r.comm_exposed_seconds), percent(r.optimizer_seconds),
       percent(r.data_seconds));
   constexpr double kGiB = 1 << 30;
@@ -47,7 +53,7 @@ std::string StepJson(const StepRecord& r) {
                       {"grad_norm", number(r.grad_norm)},
                       {"learning_rate", r.learning_rate},
                       {"seconds", r.seconds},
-                      {"tokens", r.tokens},
+                      {r.unit == StepRecord::Unit::kTokens ? "tokens" : "images", r.units},
                       {"forward_seconds", r.forward_seconds},
                       {"backward_seconds", r.backward_seconds},
                       {"comm_exposed_seconds", r.comm_exposed_seconds},

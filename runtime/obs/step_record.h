@@ -12,7 +12,8 @@ struct StepRecord {
   int64_t step = 0, total_steps = 0;  // total 0: the run's length is in another unit
   double loss = 0, grad_norm = 0, learning_rate = 0;
   double seconds = 0, predicted_seconds = 0;  // wall time of the step; what a calibration said of the first, 0: nothing
-  int64_t tokens = 0;                         // predictions of this step, all ranks
+  int64_t units = 0;                          // predictions or images of this step, all ranks
+  enum class Unit : uint8_t { kTokens, kImages } unit = Unit::kTokens;
   double forward_seconds = 0, backward_seconds = 0, comm_exposed_seconds = 0, optimizer_seconds = 0, data_seconds = 0;
   int64_t memory_bytes = 0, memory_predicted_bytes = 0;  // of rank 0, high-water; predicted 0: unknown
   double mfu = 0;  // share of the peak measured at start (products in compute dtype); 0: unknown

@@ -113,7 +113,11 @@ absl::Status TensorBoardSink::Write(const StepRecord& r) {
   scalar("optimizer/grad_norm", r.grad_norm);
   scalar("time/step_seconds", r.seconds);
   scalar("time/comm_exposed_seconds", r.comm_exposed_seconds);
-  if (r.seconds > 0) scalar("throughput/tokens_per_second", static_cast<double>(r.tokens) / r.seconds);
+  const bool tokens = r.unit == StepRecord::Unit::kTokens;
+  if (r.seconds > 0) {
+    scalar(tokens ? "throughput/tokens_per_second" : "throughput/images_per_second",
+           static_cast<double>(r.units) / r.seconds);
+  }
   scalar("memory/bytes", static_cast<double>(r.memory_bytes));
   std::string event = Event(WallTime(), r.step);
   Bytes(event, 5, summary);
@@ -131,8 +135,10 @@ absl::Status WritePrometheus(const std::string& path, const std::string& job, co
   gauge("grad_norm", r.grad_norm, "global gradient norm before clipping");
   gauge("learning_rate", r.learning_rate, "scheduled learning rate");
   gauge("step_seconds", r.seconds, "wall time of the newest step");
-  gauge("tokens_per_second", r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0,
-        "predictions per second, all ranks");
+  const bool tokens = r.unit == StepRecord::Unit::kTokens;
+  gauge(tokens ? "tokens_per_second" : "images_per_second",
+        r.seconds > 0 ? static_cast<double>(r.units) / r.seconds : 0,
+        tokens ? "predictions per second, all ranks" : "images per second, all ranks");
   gauge("comm_exposed_seconds", r.comm_exposed_seconds, "communication not hidden behind computation");
   gauge("memory_bytes", static_cast<double>(r.memory_bytes), "resident high-water of rank 0");
   gauge("eta_seconds", r.eta_seconds, "time left");

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "runtime/base/str.h"
 
 namespace shoal {
 
@@ -38,31 +39,53 @@ Tensor::Tensor(std::shared_ptr<Storage> storage, int64_t offset_bytes, Shape sha
 namespace {
 
 // Fresh pages of the system, huge ones where it has them: fewer faults when they are first touched, fewer misses of the
-// address cache ever after.
+// address cache ever after. Null when it has none.
 std::shared_ptr<Storage> ZeroPages(int64_t bytes) {
   constexpr int64_t kPage = 4096;
   const auto size = static_cast<size_t>((bytes + 64 + kPage - 1) / kPage * kPage);
   void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  CHECK(data != MAP_FAILED) << "out of memory: " << size << " bytes";
+  if (data == MAP_FAILED) return nullptr;
   ::madvise(data, size, MADV_HUGEPAGE);  // advice only: the kernel may refuse
   return std::make_shared<Storage>(data, bytes, DeviceKind::kCpu,
                                    std::shared_ptr<void>(data, [size](void* p) { ::munmap(p, size); }));
 }
 
-}  // namespace
-
-Tensor Tensor::Zeros(Shape shape, DType dtype, DeviceKind device) {
-  CHECK(device != DeviceKind::kCuda) << "Tensor::Zeros makes host and meta tensors";
-  const int64_t bytes = NumElements(shape) * DTypeBytes(dtype);
-  if (device == DeviceKind::kMeta) return Tensor(std::make_shared<Storage>(nullptr, bytes, device), 0, shape, dtype);
+// Null when there is no memory.
+std::shared_ptr<Storage> ZeroBytes(int64_t bytes) {
   constexpr int64_t kLarge = 8 << 20;
-  if (bytes >= kLarge) return Tensor(ZeroPages(bytes), 0, std::move(shape), dtype);
+  if (bytes >= kLarge) return ZeroPages(bytes);
   const int64_t rounded = (bytes + 63) / 64 * 64 + 64;
   void* data = std::aligned_alloc(64, rounded);
-  CHECK(data != nullptr) << "out of memory: " << rounded << " bytes";
+  if (data == nullptr) return nullptr;
   std::memset(data, 0, rounded);
-  return Tensor(std::make_shared<Storage>(data, rounded, device, std::shared_ptr<void>(data, std::free)), 0, shape,
-                dtype);
+  return std::make_shared<Storage>(data, rounded, DeviceKind::kCpu, std::shared_ptr<void>(data, std::free));
+}
+
+}  // namespace
+
+absl::StatusOr<Tensor> Tensor::Allocate(Shape shape, DType dtype, DeviceKind device) {
+  CHECK(device != DeviceKind::kCuda) << "Tensor makes host and meta tensors";
+  double size = static_cast<double>(DTypeBytes(dtype));  // does not overflow
+  for (const int64_t extent : shape) {
+    if (extent < 0) return absl::InvalidArgumentError(absl::StrCat("a tensor of shape ", ShapeString(shape)));
+    size *= static_cast<double>(extent);
+  }
+  std::shared_ptr<Storage> storage;
+  if (size < 0x1p62) {
+    const int64_t bytes = NumElements(shape) * DTypeBytes(dtype);
+    storage = device == DeviceKind::kMeta ? std::make_shared<Storage>(nullptr, bytes, device) : ZeroBytes(bytes);
+  }
+  if (storage == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for a tensor of ", DTypeName(dtype), " x ",
+                                                     ShapeString(shape), ", ", HumanBytes(size)));
+  }
+  return Tensor(std::move(storage), 0, std::move(shape), dtype);
+}
+
+Tensor Tensor::Zeros(Shape shape, DType dtype, DeviceKind device) {
+  absl::StatusOr<Tensor> zeros = Allocate(std::move(shape), dtype, device);
+  CHECK(zeros.ok()) << zeros.status();
+  return *std::move(zeros);
 }
 
 Tensor Tensor::Borrow(void* data, Shape shape, DType dtype, DeviceKind device) {

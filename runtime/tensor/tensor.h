@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "runtime/tensor/dtype.h"
 
@@ -45,6 +46,9 @@ class Tensor {
   // Fresh 64-byte aligned host memory, zeroed; kMeta has no memory. For tests, state and set-up; the step allocates
   // from its Arena.
   static Tensor Zeros(Shape shape, DType dtype, DeviceKind device = DeviceKind::kCpu);
+  // The same for sizes that users decide: InvalidArgument for a negative extent, ResourceExhausted with the size when
+  // there is no memory.
+  static absl::StatusOr<Tensor> Allocate(Shape shape, DType dtype, DeviceKind device);
   // A view of memory owned by the caller, which outlives the tensor.
   static Tensor Borrow(void* data, Shape shape, DType dtype, DeviceKind device = DeviceKind::kCpu);
 

@@ -1,15 +1,13 @@
 """PyTorch's side of the step figures: the same transformer, optimizer and clipping as Shoal's, with PyTorch's best settings.
 
-Prints one JSON line: {"step_seconds": [...], "tokens": N, "parameters": N, "peak_rss_bytes": N, "losses": [...]}.
+Prints one JSON line: {"step_seconds": [...], "first_step_seconds": S, "tokens": N, "parameters": N, "peak_rss_bytes": N, "losses": [...]}, each
+defined as in `shoal bench step`: the first step's end counts from the start of the process, memory is anonymous + shared, without file pages.
 Run by tests/figures; `python torch_step.py --help` lists the options.
 """
 import argparse
 import json
 import os
-import resource
 import time
-
-START = time.time()
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--style", choices=["gpt2", "llama"], required=True)
@@ -38,6 +36,18 @@ import torch.nn.functional as F  # noqa: E402
 
 torch.set_num_threads(args.threads)
 torch.manual_seed(0)
+
+
+def process_age():
+    """Seconds since this process began."""
+    fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_resident_bytes():
+    """High-water of anonymous + shared resident memory: the kernel's mark less the file pages that are resident."""
+    kib = {name: int(value.split()[0]) for name, value in (line.split(":", 1) for line in open("/proc/self/status")) if value.strip().endswith("kB")}
+    return 1024 * max(kib["RssAnon"] + kib["RssShmem"], kib["VmHWM"] - kib["RssFile"])
 
 
 class RmsNorm(nn.Module):
@@ -179,10 +189,10 @@ for step in range(args.warmup + args.steps):
     if step >= args.warmup:
         seconds.append(time.perf_counter() - begin)
     if step == 0:
-        first = time.time() - START
+        first = process_age()
 print(json.dumps({
     "step_seconds": seconds, "tokens": args.batch * args.tokens, "losses": losses, "first_step_seconds": first,
     "parameters": sum(p.numel() for p in model.parameters()),
-    "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    "peak_rss_bytes": peak_resident_bytes()}))
 if args.ddp:
     dist.destroy_process_group()

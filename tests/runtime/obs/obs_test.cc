@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <vector>
 
 #include "runtime/base/file_system.h"
 #include "runtime/base/memory.h"
@@ -22,7 +23,7 @@ namespace {
 StepRecord Example() {
   StepRecord r;
   r.step = 120, r.total_steps = 2000, r.loss = 3.2145, r.grad_norm = 0.84, r.learning_rate = 3e-4, r.seconds = 0.812,
-  r.tokens = 34185;
+  r.units = 34185;
   r.forward_seconds = 0.2517, r.backward_seconds = 0.3816, r.comm_exposed_seconds = 0.0731, r.optimizer_seconds = 0.065,
   r.data_seconds = 0.0081;
   r.memory_bytes = int64_t{1932735283}, r.memory_predicted_bytes = int64_t{2576980378}, r.mfu = 0.38,
@@ -164,6 +165,14 @@ TEST(Trace, RanksShareOneClockAndOneFile) {
 TEST(Memory, SomeIsAvailable) { EXPECT_GT(AvailableBytes(), 1 << 20); }
 
 TEST(Memory, ResidentBytesAreCounted) { EXPECT_GT(ResidentBytes(), 1 << 20); }
+
+TEST(Memory, PeakSeesWhatIsGoneAgain) {
+  constexpr int64_t kBytes = 64 << 20;
+  const int64_t before = ResidentBytes();
+  { const std::vector<char> block(kBytes, 'x'); }
+  EXPECT_LT(ResidentBytes(), before + kBytes / 2);
+  EXPECT_GT(PeakResidentBytes(), before + kBytes / 2);
+}
 
 }  // namespace
 }  // namespace shoal

@@ -1,0 +1,37 @@
+#include "models/model.h"
+
+#include <glog/logging.h>
+
+#include "models/transformer.h"
+
+namespace shoal {
+
+int64_t Model::parameter_count() const {
+  int64_t count = 0;
+  for (const Param* param : params_) count += param->size();
+  return count;
+}
+
+void Model::CollectState() {
+  for (Param* param : AssignIds(*this)) params_.push_back(param);
+  VisitBuffers([this](Buffer& buffer) { buffers_.push_back(&buffer); });
+}
+
+Recomputed RecomputedBy(const config::ParallelConfig& config) {
+  switch (config.recompute()) {
+    case config::ParallelConfig::NONE:
+      return Recomputed::kNothing;
+    case config::ParallelConfig::MLP:
+      return Recomputed::kMlps;
+    case config::ParallelConfig::BLOCK:
+      return Recomputed::kBlocks;
+  }
+  return Recomputed::kNothing;
+}
+
+std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputed recomputed) {
+  CHECK(config.has_transformer()) << "a resolved job has a model";
+  return std::make_unique<Transformer>(config.transformer(), recomputed);
+}
+
+}  // namespace shoal

@@ -1,0 +1,72 @@
+"""Figures of agreement: predictions with measurements, training with PyTorch's."""
+import array
+import json
+import pathlib
+import struct
+import tempfile
+
+from figures_lib import peers
+from figures_lib.measure import BYTELM, GPT2, MPIRUN, SHOAL, median, repeats, row, run, run_json, shoal_job, shoal_step, spelled, step_command, within
+
+
+def prediction():
+    """Step time and peak memory of models that calibrate did not run, after a calibration of this machine."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "calibration.json"
+        for ranks, launcher, threads in (("1x2", (), 2), ("2x1", MPIRUN, 1)):
+            run([*launcher, SHOAL, "calibrate", f"--threads={threads}", "--compute=FP32", f"--out={file}"])
+            for name, model, batch, tokens, steps in (("bytelm", BYTELM, 8, 256, 10), ("gpt2_4x64", GPT2, 4, 64, 4), ("gpt2_2x512", GPT2, 2, 512, 3)):
+                def measure():
+                    return shoal_step(model, batch, tokens, launcher=launcher, threads=threads, steps=steps, sets=[f'runtime.calibration="{file}"'])
+                done = repeats(measure)
+                rows.append(within(f"predicted_time_{name}_{ranks}", spelled((1e3 * r["predicted_seconds"] for r in done.results), unit="ms"),
+                                   spelled((1e3 * median(r) for r in done.results), unit="ms measured"),
+                                   [r["predicted_seconds"] / median(r) for r in done.results], 0.15, done.note))
+                rows.append(within(f"predicted_memory_{name}_{ranks}", spelled((r["predicted_bytes"] / 2**20 for r in done.results), unit="MiB"),
+                                   spelled((r["peak_rss_bytes"] / 2**20 for r in done.results), unit="MiB measured"),
+                                   [r["predicted_bytes"] / r["peak_rss_bytes"] for r in done.results], 0.05))
+    return rows
+
+
+def read_safetensors(path):
+    """{name: numbers} of an f32 file."""
+    raw = pathlib.Path(path).read_bytes()
+    length, = struct.unpack("<Q", raw[:8])
+    return {name: array.array("f", raw[8 + length + v["data_offsets"][0]:8 + length + v["data_offsets"][1]])
+            for name, v in json.loads(raw[8:8 + length]).items() if name != "__metadata__"}
+
+
+def distance(gradient, before, after, rate):
+    """Of our gradient, which is what a step of plain SGD at `rate` moved, from PyTorch's, relative to the latter."""
+    difference = sum(((b - a) / rate - g) ** 2 for a, b, g in zip(after, before, gradient)) ** 0.5
+    return difference / sum(g * g for g in gradient) ** 0.5
+
+
+def equal_to_torch():
+    """The same weights (safetensors) and batches as PyTorch for 50 steps: losses, and the gradients of step 0."""
+    if not peers.torch():
+        return [row("equal_losses", "-", peers.NO_TORCH, [], "<= 5e-6", None)]
+    rows = []
+    for name, model, batch, tokens in (("bytelm", BYTELM, 8, 256), ("gpt2_style", dict(BYTELM, style="gpt2", vocabulary=1000), 4, 256)):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            start = f'model.initial_weights="{folder}/init.safetensors"'
+            job = shoal_job(folder, model, batch, tokens)
+            (folder / "batches.json").write_text(run([SHOAL, "bench", "batches", job, "--steps=50"]))
+            peer = peers.torch_step(model, batch, tokens, extra=[f"--save-weights={folder}/init.safetensors", f"--batches={folder}/batches.json",
+                                                                 f"--save-gradients={folder}/gradients.safetensors"])
+            ours = run_json(step_command(job, steps=50, warmup=0, sets=[start, "optim.schedule.shape=CONSTANT"]))
+            worst = max(abs(a - b) / abs(b) for a, b in zip(ours["losses"], peer["losses"]))
+            rows.append(row(f"equal_losses_{name}", f"{worst:.1e}", "50 steps of PyTorch", [], "<= 5e-6", len(ours["losses"]) == 50 and worst <= 5e-6,
+                            f"loss {peer['losses'][0]:.3f} to {peer['losses'][-1]:.3f}"))
+            # One step of plain SGD with a huge rate leaves weights that are the gradients, up to rounding of theirs.
+            rate = 2.0 ** 16
+            run([SHOAL, "train", job, "--run_dir", folder / "run", "--set", start, "--set", f"optim.learning_rate={rate}",
+                 "--set", "optim={ sgd { momentum: 0 } schedule { shape: CONSTANT } clip_norm: 0 }", "--set", "duration.steps=1"])
+            run([SHOAL, "convert", folder / "run", folder / "after.safetensors"])
+            before, after, theirs = (read_safetensors(folder / f"{n}.safetensors") for n in ("init", "after", "gradients"))
+            # The gradient of the key biases is zero in exact arithmetic: softmax does not see a constant.
+            worst = max(distance(gradient, before[tensor], after[tensor], rate) for tensor, gradient in theirs.items() if not tensor.endswith("attention.k.bias"))
+            rows.append(row(f"equal_gradients_{name}", f"{worst:.1e}", f"{len(theirs)} tensors of PyTorch", [], "<= 5e-6", worst <= 5e-6))
+    return rows
