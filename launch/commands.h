@@ -58,13 +58,14 @@ int RunWhyHang(const std::string& run);
 int RunDoctor();
 
 struct BenchArgs {
-  std::string what;  // probe | step | batches | attention | activations | checkpoint | tracing
+  std::string what;  // probe | step | batches | attention | activations | checkpoint | tracing | images
   JobArgs job;
   int threads = 2, warmup = 2, steps = 5;
   int64_t tokens = 16384, heads = 1, head_size = 64;
-  std::string folder;  // of checkpoint and tracing; empty: bench-<what>
+  std::string folder;  // of checkpoint and tracing; empty: bench-<what>. Of images: data; empty: CIFAR-like, made up
 };
 int RunBench(const BenchArgs& args);
+int RunImagesBench(const BenchArgs& args);
 
 // bench probe. JSON: "gflops" is the better of "onednn" and "openblas"; the latter is null where OpenBLAS is absent.
 int RunProbe(int threads);

@@ -1,5 +1,6 @@
 // Bilinear resizing with a filter that widens as the image shrinks (no aliasing), in Pillow's 22-bit fixed point: the
-// same bytes as Image.resize(..., BILINEAR), whatever the machine.
+// same bytes as Image.resize(..., BILINEAR), whatever the machine. Rows come first; Pillow 13 begins with columns where
+// the width grows and the height shrinks, and then differs by one here and there.
 #pragma once
 
 #include <cstdint>
