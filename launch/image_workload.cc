@@ -44,8 +44,7 @@ class ImageWorkload : public Workload {
                                .prefetch_steps = images.prefetch_steps()};
     if (job_.has_micro_batch()) options.micro_images = job_.micro_batch().images();
     if (job_.debug().overfit_one_batch()) options.repeat = ImageLoaderOptions::Repeat::kFirstBatch;
-    SHOAL_ASSIGN_OR_RETURN(
-        loader_, ImageLoader::Create(*data_, options, start.position, job_.global_batch().images()));
+    SHOAL_ASSIGN_OR_RETURN(loader_, ImageLoader::Create(*data_, options, start.position, job_.global_batch().images()));
     return absl::OkStatus();
   }
 

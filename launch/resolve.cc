@@ -90,7 +90,8 @@ void ResolveText(config::Job& job, Checker& check) {
   }
   if (!job.model().has_transformer()) {
     check.Add(
-        "model.transformer is not given; write model { transformer { preset: GPT2 layers: 4 width: 256 heads: 4 } }, or "
+        "model.transformer is not given; write model { transformer { preset: GPT2 layers: 4 width: 256 heads: 4 } }, "
+        "or "
         "model { resnet { preset: RESNET18 } }");
   } else if (auto resolved = ResolveTransformer(job.model().transformer(), job.data().max_tokens()); resolved.ok()) {
     *job.mutable_model()->mutable_transformer() = *resolved;
@@ -142,9 +143,11 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   if (!job.has_global_batch())
     check.Add("global_batch is not given; write global_batch { tokens: 8192 }");
   else
-    images ? CheckImagesSize(check, "global_batch", job.global_batch()) : CheckSize(check, "global_batch", job.global_batch());
+    images ? CheckImagesSize(check, "global_batch", job.global_batch())
+           : CheckSize(check, "global_batch", job.global_batch());
   if (job.has_micro_batch()) {
-    images ? CheckImagesSize(check, "micro_batch", job.micro_batch()) : CheckSize(check, "micro_batch", job.micro_batch());
+    images ? CheckImagesSize(check, "micro_batch", job.micro_batch())
+           : CheckSize(check, "micro_batch", job.micro_batch());
     if (job.micro_batch().has_tokens() && job.micro_batch().tokens() < job.data().max_tokens()) {
       check.Add(absl::StrCat("micro_batch.tokens is ", job.micro_batch().tokens(), " and data.max_tokens is ",
                              job.data().max_tokens(), "; a micro-batch must hold the longest sequence: take at least ",

@@ -28,8 +28,8 @@
 #include "optim/optimizer.h"
 #include "optim/optimizer_state.h"
 #include "optim/schedule.h"
-#include "parallel/checkpoint/checkpoint_store.h"
 #include "parallel/buffer_state.h"
+#include "parallel/checkpoint/checkpoint_store.h"
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
 #include "runtime/base/file_system.h"
@@ -68,8 +68,8 @@ struct Losses {
   }
 };
 
-// What every step's collective sums over ranks: the loss, the squared gradient norm, rows that were classified correctly, the
-// wish to stop, and from kRanks on how long each rank worked.
+// What every step's collective sums over ranks: the loss, the squared gradient norm, rows that were classified
+// correctly, the wish to stop, and from kRanks on how long each rank worked.
 enum StepScalar : size_t { kLoss, kSquares, kCorrect, kStop, kRanks };
 
 class Trainer {
@@ -475,9 +475,9 @@ class Trainer {
       }
       return absl::OkStatus();
     }));
-    SHOAL_ASSIGN_OR_RETURN(const auto total,
-                           AllReduceValues(mesh_->control(), {losses.loss, losses.count, losses.correct},
-                                           ReduceOp::kSum, {.tag = "evaluation"}));
+    SHOAL_ASSIGN_OR_RETURN(
+        const auto total, AllReduceValues(mesh_->control(), {losses.loss, losses.count, losses.correct}, ReduceOp::kSum,
+                                          {.tag = "evaluation"}));
     if (total[1] == 0) return absl::OkStatus();
     eval_loss_ = total[0] / total[1];
     // The best checkpoint classifies best, or where nothing is classified has the lowest loss.

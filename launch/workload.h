@@ -39,8 +39,8 @@ class Workload {
 
   // Begins to make batches ahead. Errors of the job that only its data show.
   virtual absl::Status Start(const WorkloadStart& start) = 0;
-  // In order; waits for the prefetch threads. The batches are valid until the next call. Errors of data that show only when
-  // they are read.
+  // In order; waits for the prefetch threads. The batches are valid until the next call. Errors of data that show only
+  // when they are read.
   virtual absl::StatusOr<StepInputs> Next() = 0;
   // Calls fn with every held-out batch of this rank (of the WorkloadStart), the same ones each time; ranks together see
   // all of eval.max_tokens (images: max_images) exactly once. The first error ends it.

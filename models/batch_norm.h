@@ -16,7 +16,7 @@ class BatchNorm {
     std::string name;
     int64_t channels = 0;
     InitKind scale_init = InitKind::kOnes;  // kZeros: the last norm of a residual branch may start as nothing
-    double momentum = 0.1;                  // of the running statistics: r = (1 - momentum) r + momentum batch (unbiased variance)
+    double momentum = 0.1;  // of the running statistics: r = (1 - momentum) r + momentum batch (unbiased variance)
     double epsilon = 1e-5;
     Span span = Span::kRank;
   };
@@ -27,8 +27,8 @@ class BatchNorm {
     Tensor mean, rstd;  // [C] of stats dtype
     double count = 0;   // pixels that went into them, over all ranks of the span
   };
-  // Statistics of x [..., C]: of this batch in Mode::kTrain, the running ones in kEval. The running ones follow once, not in
-  // replays.
+  // Statistics of x [..., C]: of this batch in Mode::kTrain, the running ones in kEval. The running ones follow once,
+  // not in replays.
   Saved Statistics(StepContext& ctx, const Tensor& x);
   // y = relu(norm(x) + residual); y may alias x or residual.
   void Apply(StepContext& ctx, const Saved& saved, const Tensor& x, const Tensor& residual, ops::Relu relu,

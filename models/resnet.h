@@ -1,5 +1,6 @@
 // ResNets of all kinds that ResNetConfig describes, from one set of layers. Images [N, H, W, C] in, losses "loss" and
-// "correct" out. Outputs of norms inside a block are not kept: backward makes them again from the convolutions' outputs.
+// "correct" out. Outputs of norms inside a block are not kept: backward makes them again from the convolutions'
+// outputs.
 #pragma once
 
 #include <memory>

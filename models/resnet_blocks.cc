@@ -361,7 +361,9 @@ class ResNetHead : public Module {
                 .shape = {c.classes(), features},
                 .init_std = 0.01f,
                 .param_class = ParamClass::kReadout},
-        bias_{.name = "head.bias", .shape = {c.classes()}, .init = InitKind::kZeros, .param_class = ParamClass::kVector} {}
+        bias_{
+            .name = "head.bias", .shape = {c.classes()}, .init = InitKind::kZeros, .param_class = ParamClass::kVector} {
+  }
 
   Batch Forward(StepContext& ctx, Batch x) override {
     const Tensor mean = ctx.mode() == Mode::kTrain ? Tensor() : ctx.Live({x.x.dim(0), features_}, ctx.compute());

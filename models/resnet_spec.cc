@@ -69,8 +69,8 @@ int32_t RoundTo(double value, int32_t multiple) {
   return std::max(multiple, static_cast<int32_t>(std::lround(value / multiple)) * multiple);
 }
 
-// Rounding as pycls does it: depths to whole blocks, widths to multiples of 8, group widths of up to 2 as they are, up to 5
-// to 4, else to multiples of 8, images to multiples of 4.
+// Rounding as pycls does it: depths to whole blocks, widths to multiples of 8, group widths of up to 2 as they are, up
+// to 5 to 4, else to multiples of 8, images to multiples of 4.
 void ApplyScale(ResNetConfig& c) {
   const double f = c.scale().flops(), a = c.scale().alpha();
   c.clear_scale();
@@ -82,7 +82,7 @@ void ApplyScale(ResNetConfig& c) {
     c.set_width(RoundTo(c.width() * width, 8));
   } else {
     const double wanted = static_cast<double>(c.width()) / c.groups() * width;
-    const int32_t group = wanted <= 2 ? std::max(1, static_cast<int32_t>(std::lround(wanted)))
+    const int32_t group = wanted <= 2   ? std::max(1, static_cast<int32_t>(std::lround(wanted)))
                           : wanted <= 5 ? 4
                                         : RoundTo(wanted, 8);
     const int32_t channels = RoundTo(c.width() * width, std::max(8, group));
@@ -170,7 +170,8 @@ std::vector<ConvLayer> ConvLayers(const ResNetConfig& c) {
     }
     if (b.stride == 1 && in == b.out) return;
     const bool pooled = c.shortcut() == ResNetConfig::AVERAGE_POOL && b.stride == 2;
-    layers.push_back({b.name + ".shortcut", in, b.out, 1, pooled ? 1 : b.stride, 1, pooled ? (before + 1) / 2 : before});
+    layers.push_back(
+        {b.name + ".shortcut", in, b.out, 1, pooled ? 1 : b.stride, 1, pooled ? (before + 1) / 2 : before});
   });
   return layers;
 }

@@ -15,8 +15,8 @@ struct ImageFacts {
   int32_t size = 0, channels = 0, classes = 0;
 };
 
-// Fills what the job leaves unset from the preset, then from `facts`, then applies `scale` (which becomes 1 in the result).
-// InvalidArgument names each combination that cannot be, joined by newlines.
+// Fills what the job leaves unset from the preset, then from `facts`, then applies `scale` (which becomes 1 in the
+// result). InvalidArgument names each combination that cannot be, joined by newlines.
 absl::StatusOr<config::ResNetConfig> ResolveResNet(config::ResNetConfig config, const ImageFacts& facts);
 
 // Every convolution of a resolved config in the order of forward, for counting and for benchmarks.

@@ -115,8 +115,8 @@ absl::Status TrainRank(const TrainArgs& args, config::Job job, const std::string
   std::cout << state << (outcome->end == TrainOutcome::End::kFinished ? absl::StrCat(" at step ", outcome->step) : "")
             << ", loss " << outcome->last_loss << ", held-out loss " << outcome->eval_loss
             << (job.model().has_resnet() ? absl::StrFormat(", accuracy %.2f %%", 100 * outcome->eval_accuracy) : "")
-            << "\nnext: shoal report " << run_dir << "; shoal "
-            << (job.model().has_resnet() ? "eval " : "sample ") << run_dir << std::endl;
+            << "\nnext: shoal report " << run_dir << "; shoal " << (job.model().has_resnet() ? "eval " : "sample ")
+            << run_dir << std::endl;
   return written;
 }
 

@@ -93,10 +93,16 @@ struct CrossEntropyOptions {
   float grad_scale = 1;
   int64_t chunk_rows = 0;  // 0: chosen so that a chunk of logits stays within a few MiB
   Accumulate accumulate_dweight = Accumulate::kAdd;
+  float label_smoothing = 0;  // the target is 1 - s for the label and s / V more for every class (arXiv 1512.00567)
+  Tensor bias;                // [V], of hidden's dtype; undefined: none
+  Tensor dbias;               // f32; (=|+=) like dweight; wanted with bias in the backward
+  Accumulate accumulate_dbias = Accumulate::kAdd;
+  int64_t* correct =
+      nullptr;  // += rows whose likeliest class (of equal ones the first) is their label; untouched on kMeta
 };
 double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden, const Tensor& weight,
                           const Tensor& labels, const Tensor& dhidden, const Tensor& dweight,
-                          CrossEntropyOptions options);
+                          const CrossEntropyOptions& options);
 
 // Elementwise: out = a + b (out may alias either); out += scale * a with out f32 and a any float dtype; copies with
 // conversion.

@@ -1,4 +1,5 @@
 // Linear layer + softmax cross-entropy, forward and backward in one pass over chunks of rows.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -18,12 +19,19 @@ int64_t ChunkRows(int64_t rows, int64_t vocabulary, int64_t wanted) {
   return std::max<int64_t>(1, std::min(rows, chosen));
 }
 
-// Rows of logits become grad_scale * (softmax - one-hot); returns the rows' losses.
+struct RowTotals {
+  double loss = 0;
+  int64_t correct = 0;
+};
+
+// Rows of logits (plus the bias) become grad_scale * (softmax - target); returns what they add up to.
 template <class A>
-double SoftmaxRows(OpContext& ctx, const Tensor& logits, const int32_t* labels, A grad_scale,
-                   std::vector<double>& losses) {
+RowTotals SoftmaxRows(OpContext& ctx, const Tensor& logits, const A* bias, const int32_t* labels,
+                      const CrossEntropyOptions& options, std::vector<double>& losses) {
   const int64_t rows = logits.dim(0), v = logits.dim(1);
+  const A grad_scale = static_cast<A>(options.grad_scale), smoothing = static_cast<A>(options.label_smoothing);
   losses.assign(rows, 0.0);
+  std::vector<char> hits(rows, 0);
   ctx.pool->ParallelFor(rows, cpu::RowGrain(v), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       A* row = logits.data<A>() + r * v;
@@ -33,24 +41,38 @@ double SoftmaxRows(OpContext& ctx, const Tensor& logits, const int32_t* labels, 
         continue;
       }
       CHECK_LT(label, v) << "label beyond the vocabulary";
+      if (bias != nullptr) cpu::AddRow(row, bias, v, row);
       const A highest = cpu::MaxRow(row, v);
       const A picked = row[label];
+      if (options.correct != nullptr && picked == highest) hits[r] = std::find(row, row + v, highest) == row + label;
+      // What the smoothed target leaves of the label's own logit.
+      double expected = static_cast<double>(picked);
+      if (smoothing > A(0)) {
+        double mean = 0;
+        for (int64_t i = 0; i < v; ++i) mean += static_cast<double>(row[i]) / static_cast<double>(v);
+        expected += static_cast<double>(smoothing) * (mean - expected);
+      }
       const A total = cpu::ExpRow(row, v, highest);
-      losses[r] = std::log(static_cast<double>(total)) + static_cast<double>(highest) - static_cast<double>(picked);
+      losses[r] = std::log(static_cast<double>(total)) + static_cast<double>(highest) - expected;
       cpu::ScaleRow(row, v, grad_scale / total);
-      row[label] -= grad_scale;
+      if (smoothing > A(0)) {
+        const A each = grad_scale * smoothing / static_cast<A>(v);
+        for (int64_t i = 0; i < v; ++i) row[i] -= each;
+      }
+      row[label] -= grad_scale * (A(1) - smoothing);
     }
   });
-  double sum = 0;
-  for (double loss : losses) sum += loss;
-  return sum;
+  RowTotals totals;
+  for (double loss : losses) totals.loss += loss;
+  for (char hit : hits) totals.correct += hit;
+  return totals;
 }
 
 }  // namespace
 
 double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden, const Tensor& weight,
                           const Tensor& labels, const Tensor& dhidden, const Tensor& dweight,
-                          CrossEntropyOptions options) {
+                          const CrossEntropyOptions& options) {
   const int64_t rows = hidden.dim(0), v = weight.dim(0);
   CHECK_EQ(hidden.dim(1), weight.dim(1)) << "hidden " << ShapeString(hidden.shape()) << ", weight "
                                          << ShapeString(weight.shape());
@@ -59,7 +81,15 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
   const DType wide = hidden.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
   const int64_t chunk = ChunkRows(rows, v, options.chunk_rows);
   const bool meta = hidden.meta();
+  CHECK(!backward || options.bias.defined() == options.dbias.defined()) << "bias and dbias are given together";
   if (backward && rows == 0 && options.accumulate_dweight == Accumulate::kOverwrite) Fill(ctx, dweight, 0);
+  if (options.dbias.defined() && rows == 0 && options.accumulate_dbias == Accumulate::kOverwrite)
+    Fill(ctx, options.dbias, 0);
+  Tensor bias = options.bias;
+  if (bias.defined() && bias.dtype() != wide) {
+    bias = workspace.Live({v}, wide);
+    Copy(ctx, options.bias, bias);
+  }
 
   double loss = 0;
   std::vector<double> losses;
@@ -71,15 +101,20 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
     Matmul(ctx, h, weight, logits, {.transpose_b = Transpose::kYes});
     {
       const cpu::OpScope scope(ctx, logits, 3.0 * static_cast<double>(logits.bytes()), "SoftmaxCrossEntropy");
-      if (scope.counted()) {
-        // Only counted.
-      } else if (wide == DType::kF64) {
-        loss += SoftmaxRows<double>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
-      } else {
-        loss += SoftmaxRows<float>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
+      if (!scope.counted()) {
+        const auto rows_of = [&](auto arithmetic) {
+          using A = decltype(arithmetic);
+          const int32_t* first = labels.data<int32_t>() + begin;
+          return SoftmaxRows<A>(ctx, logits, bias.defined() ? bias.data<A>() : nullptr, first, options, losses);
+        };
+        const RowTotals totals = wide == DType::kF64 ? rows_of(double{}) : rows_of(float{});
+        loss += totals.loss;
+        if (options.correct != nullptr) *options.correct += totals.correct;
       }
     }
     if (!backward) continue;
+    if (options.dbias.defined())
+      ColumnSum(ctx, logits, options.dbias, begin == 0 ? options.accumulate_dbias : Accumulate::kAdd);
     Tensor dlogits = logits;
     if (narrow_chunk.defined()) {
       dlogits = narrow_chunk.Rows(0, end - begin);
