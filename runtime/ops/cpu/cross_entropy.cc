@@ -1,4 +1,5 @@
 // Linear layer + softmax cross-entropy, forward and backward in one pass over chunks of rows.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -18,12 +19,21 @@ int64_t ChunkRows(int64_t rows, int64_t vocabulary, int64_t wanted) {
   return std::max<int64_t>(1, std::min(rows, chosen));
 }
 
-// Rows of logits become grad_scale * (softmax - one-hot); returns the rows' losses.
+struct RowsOutcome {
+  std::vector<double> losses;
+  std::vector<uint8_t> correct;
+};
+
+// Rows of logits become grad_scale * (softmax - target); returns the rows' losses and which labels had the largest
+// logit.
 template <class A>
-double SoftmaxRows(OpContext& ctx, const Tensor& logits, const int32_t* labels, A grad_scale,
-                   std::vector<double>& losses) {
+void SoftmaxRows(OpContext& ctx, const Tensor& logits, const int32_t* labels, const CrossEntropyOptions& options,
+                 RowsOutcome& outcome) {
   const int64_t rows = logits.dim(0), v = logits.dim(1);
-  losses.assign(rows, 0.0);
+  const A grad_scale = options.grad_scale;
+  const double smoothing = options.label_smoothing, each = smoothing / static_cast<double>(v);
+  outcome.losses.assign(rows, 0.0);
+  outcome.correct.assign(rows, 0);
   ctx.pool->ParallelFor(rows, cpu::RowGrain(v), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       A* row = logits.data<A>() + r * v;
@@ -35,15 +45,16 @@ double SoftmaxRows(OpContext& ctx, const Tensor& logits, const int32_t* labels, 
       CHECK_LT(label, v) << "label beyond the vocabulary";
       const A highest = cpu::MaxRow(row, v);
       const A picked = row[label];
+      outcome.correct[r] = picked == highest && std::find(row, row + label, highest) == row + label;
+      double wanted = static_cast<double>(picked);  // the logit that the target expects
+      if (smoothing > 0) wanted = (1 - smoothing) * wanted + each * cpu::SumRow(row, v);
       const A total = cpu::ExpRow(row, v, highest);
-      losses[r] = std::log(static_cast<double>(total)) + static_cast<double>(highest) - static_cast<double>(picked);
+      outcome.losses[r] = std::log(static_cast<double>(total)) + static_cast<double>(highest) - wanted;
       cpu::ScaleRow(row, v, grad_scale / total);
-      row[label] -= grad_scale;
+      if (smoothing > 0) cpu::ShiftRow(row, v, static_cast<A>(-each) * grad_scale);
+      row[label] -= static_cast<A>(1 - smoothing) * grad_scale;
     }
   });
-  double sum = 0;
-  for (double loss : losses) sum += loss;
-  return sum;
 }
 
 }  // namespace
@@ -61,8 +72,11 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
   const bool meta = hidden.meta();
   if (backward && rows == 0 && options.accumulate_dweight == Accumulate::kOverwrite) Fill(ctx, dweight, 0);
 
+  CHECK(options.label_smoothing >= 0 && options.label_smoothing < 1)
+      << "label smoothing " << options.label_smoothing << "; it lies in [0, 1)";
   double loss = 0;
-  std::vector<double> losses;
+  int64_t correct = 0;
+  RowsOutcome outcome;
   Tensor logits_chunk = workspace.Live({chunk, v}, wide), narrow_chunk;
   if (backward && hidden.dtype() == DType::kBF16) narrow_chunk = workspace.Live({chunk, v}, DType::kBF16);
   for (int64_t begin = 0; begin < rows; begin += chunk) {
@@ -74,10 +88,12 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
       if (scope.counted()) {
         // Only counted.
       } else if (wide == DType::kF64) {
-        loss += SoftmaxRows<double>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
+        SoftmaxRows<double>(ctx, logits, labels.data<int32_t>() + begin, options, outcome);
       } else {
-        loss += SoftmaxRows<float>(ctx, logits, labels.data<int32_t>() + begin, options.grad_scale, losses);
+        SoftmaxRows<float>(ctx, logits, labels.data<int32_t>() + begin, options, outcome);
       }
+      for (const double row : outcome.losses) loss += row;
+      for (const uint8_t row : outcome.correct) correct += row;
     }
     if (!backward) continue;
     Tensor dlogits = logits;
@@ -89,6 +105,7 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
     Matmul(ctx, dlogits, h, dweight,
            {.transpose_a = Transpose::kYes, .accumulate = begin == 0 ? options.accumulate_dweight : Accumulate::kAdd});
   }
+  if (options.correct != nullptr) *options.correct = correct;
   return meta ? std::numeric_limits<double>::quiet_NaN() : loss;
 }
 
