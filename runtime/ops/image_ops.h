@@ -51,8 +51,8 @@ enum class Relu : uint8_t { kNo, kYes };
 // What forward and backward of a normalisation share. The backward recomputes the ReLU's mask from x (and residual), so
 // the output need not be kept.
 struct BatchNormInputs {
-  Tensor x, residual;  // residual: undefined = none
-  Tensor mean, rstd, weight, bias;
+  Tensor x = {}, residual = {};  // residual: undefined = none
+  Tensor mean = {}, rstd = {}, weight = {}, bias = {};
   Relu relu = Relu::kNo;
 };
 // y = relu((x - mean) * rstd * weight + bias + residual) in one pass; y may alias x or residual.

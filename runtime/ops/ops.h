@@ -91,6 +91,9 @@ void EmbeddingBwd(OpContext& ctx, const Tensor& tokens, const Tensor& dout, cons
 // dweight (f32) (=|+=) grad_scale * dloss/dweight. Returns NaN on kMeta.
 struct CrossEntropyOptions {
   float grad_scale = 1;
+  float label_smoothing = 0;  // the target is (1 - s) one-hot + s / V everywhere
+  int64_t* correct =
+      nullptr;             // becomes the number of tokens whose largest logit (the first of equal ones) is the label
   int64_t chunk_rows = 0;  // 0: chosen so that a chunk of logits stays within a few MiB
   Accumulate accumulate_dweight = Accumulate::kAdd;
   float label_smoothing = 0;  // the target is 1 - s for the label and s / V more for every class (arXiv 1512.00567)

@@ -7,6 +7,7 @@
 #include "runtime/base/thread_pool.h"
 #include "runtime/ops/cpu/conv_shape.h"
 #include "runtime/ops/cpu/typed.h"
+#include "runtime/ops/ops.h"
 
 namespace shoal::cpu {
 

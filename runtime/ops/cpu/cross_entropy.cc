@@ -19,19 +19,21 @@ int64_t ChunkRows(int64_t rows, int64_t vocabulary, int64_t wanted) {
   return std::max<int64_t>(1, std::min(rows, chosen));
 }
 
-struct RowTotals {
-  double loss = 0;
-  int64_t correct = 0;
+struct RowsOutcome {
+  std::vector<double> losses;
+  std::vector<uint8_t> correct;
 };
 
-// Rows of logits (plus the bias) become grad_scale * (softmax - target); returns what they add up to.
+// Rows of logits become grad_scale * (softmax - target); returns the rows' losses and which labels had the largest
+// logit.
 template <class A>
-RowTotals SoftmaxRows(OpContext& ctx, const Tensor& logits, const A* bias, const int32_t* labels,
-                      const CrossEntropyOptions& options, std::vector<double>& losses) {
+void SoftmaxRows(OpContext& ctx, const Tensor& logits, const int32_t* labels, const CrossEntropyOptions& options,
+                 RowsOutcome& outcome) {
   const int64_t rows = logits.dim(0), v = logits.dim(1);
-  const A grad_scale = static_cast<A>(options.grad_scale), smoothing = static_cast<A>(options.label_smoothing);
-  losses.assign(rows, 0.0);
-  std::vector<char> hits(rows, 0);
+  const A grad_scale = options.grad_scale;
+  const double smoothing = options.label_smoothing, each = smoothing / static_cast<double>(v);
+  outcome.losses.assign(rows, 0.0);
+  outcome.correct.assign(rows, 0);
   ctx.pool->ParallelFor(rows, cpu::RowGrain(v), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       A* row = logits.data<A>() + r * v;
@@ -44,28 +46,16 @@ RowTotals SoftmaxRows(OpContext& ctx, const Tensor& logits, const A* bias, const
       if (bias != nullptr) cpu::AddRow(row, bias, v, row);
       const A highest = cpu::MaxRow(row, v);
       const A picked = row[label];
-      if (options.correct != nullptr && picked == highest) hits[r] = std::find(row, row + v, highest) == row + label;
-      // What the smoothed target leaves of the label's own logit.
-      double expected = static_cast<double>(picked);
-      if (smoothing > A(0)) {
-        double mean = 0;
-        for (int64_t i = 0; i < v; ++i) mean += static_cast<double>(row[i]) / static_cast<double>(v);
-        expected += static_cast<double>(smoothing) * (mean - expected);
-      }
+      outcome.correct[r] = picked == highest && std::find(row, row + label, highest) == row + label;
+      double wanted = static_cast<double>(picked);  // the logit that the target expects
+      if (smoothing > 0) wanted = (1 - smoothing) * wanted + each * cpu::SumRow(row, v);
       const A total = cpu::ExpRow(row, v, highest);
-      losses[r] = std::log(static_cast<double>(total)) + static_cast<double>(highest) - expected;
+      outcome.losses[r] = std::log(static_cast<double>(total)) + static_cast<double>(highest) - wanted;
       cpu::ScaleRow(row, v, grad_scale / total);
-      if (smoothing > A(0)) {
-        const A each = grad_scale * smoothing / static_cast<A>(v);
-        for (int64_t i = 0; i < v; ++i) row[i] -= each;
-      }
-      row[label] -= grad_scale * (A(1) - smoothing);
+      if (smoothing > 0) cpu::ShiftRow(row, v, static_cast<A>(-each) * grad_scale);
+      row[label] -= static_cast<A>(1 - smoothing) * grad_scale;
     }
   });
-  RowTotals totals;
-  for (double loss : losses) totals.loss += loss;
-  for (char hit : hits) totals.correct += hit;
-  return totals;
 }
 
 }  // namespace
@@ -91,8 +81,11 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
     Copy(ctx, options.bias, bias);
   }
 
+  CHECK(options.label_smoothing >= 0 && options.label_smoothing < 1)
+      << "label smoothing " << options.label_smoothing << "; it lies in [0, 1)";
   double loss = 0;
-  std::vector<double> losses;
+  int64_t correct = 0;
+  RowsOutcome outcome;
   Tensor logits_chunk = workspace.Live({chunk, v}, wide), narrow_chunk;
   if (backward && hidden.dtype() == DType::kBF16) narrow_chunk = workspace.Live({chunk, v}, DType::kBF16);
   for (int64_t begin = 0; begin < rows; begin += chunk) {
@@ -101,16 +94,15 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
     Matmul(ctx, h, weight, logits, {.transpose_b = Transpose::kYes});
     {
       const cpu::OpScope scope(ctx, logits, 3.0 * static_cast<double>(logits.bytes()), "SoftmaxCrossEntropy");
-      if (!scope.counted()) {
-        const auto rows_of = [&](auto arithmetic) {
-          using A = decltype(arithmetic);
-          const int32_t* first = labels.data<int32_t>() + begin;
-          return SoftmaxRows<A>(ctx, logits, bias.defined() ? bias.data<A>() : nullptr, first, options, losses);
-        };
-        const RowTotals totals = wide == DType::kF64 ? rows_of(double{}) : rows_of(float{});
-        loss += totals.loss;
-        if (options.correct != nullptr) *options.correct += totals.correct;
+      if (scope.counted()) {
+        // Only counted.
+      } else if (wide == DType::kF64) {
+        SoftmaxRows<double>(ctx, logits, labels.data<int32_t>() + begin, options, outcome);
+      } else {
+        SoftmaxRows<float>(ctx, logits, labels.data<int32_t>() + begin, options, outcome);
       }
+      for (const double row : outcome.losses) loss += row;
+      for (const uint8_t row : outcome.correct) correct += row;
     }
     if (!backward) continue;
     if (options.dbias.defined())
@@ -124,6 +116,7 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
     Matmul(ctx, dlogits, h, dweight,
            {.transpose_a = Transpose::kYes, .accumulate = begin == 0 ? options.accumulate_dweight : Accumulate::kAdd});
   }
+  if (options.correct != nullptr) *options.correct = correct;
   return meta ? std::numeric_limits<double>::quiet_NaN() : loss;
 }
 

@@ -158,10 +158,18 @@ void ScaleRowT(T* y, int64_t n, T factor) {
   for (int64_t i = 0; i < n; ++i) y[i] *= factor;
 }
 template <class T>
+void ShiftRowT(T* y, int64_t n, T summand) {
+  for (int64_t i = 0; i < n; ++i) y[i] += summand;
+}
+template <class T>
 void AxpyRowT(const T* x, int64_t n, T factor, T* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += factor * x[i];
 }
 
+template <class T>
+double SumRowT(const T* x, int64_t n) {
+  return SumLanes<double>(n, [x](int64_t i) HWY_ATTR { return static_cast<double>(x[i]); });
+}
 template <class T>
 double SumOfSquaresRowT(const T* x, int64_t n) {
   return SumLanes<double>(n, [x](int64_t i) HWY_ATTR { return static_cast<double>(x[i]) * x[i]; });

@@ -79,6 +79,10 @@ void AddRowF(const float* a, const float* b, int64_t n, float* y) { AddRowT(a, b
 void AddRowD(const double* a, const double* b, int64_t n, double* y) { AddRowT(a, b, n, y); }
 void ScaleRowF(float* y, int64_t n, float factor) { ScaleRowT(y, n, factor); }
 void ScaleRowD(double* y, int64_t n, double factor) { ScaleRowT(y, n, factor); }
+void ShiftRowF(float* y, int64_t n, float summand) { ShiftRowT(y, n, summand); }
+void ShiftRowD(double* y, int64_t n, double summand) { ShiftRowT(y, n, summand); }
+double SumRowF(const float* x, int64_t n) { return SumRowT(x, n); }
+double SumRowD(const double* x, int64_t n) { return SumRowT(x, n); }
 void AxpyRowF(const float* x, int64_t n, float factor, float* y) { AxpyRowT(x, n, factor, y); }
 void AxpyRowD(const double* x, int64_t n, double factor, double* y) { AxpyRowT(x, n, factor, y); }
 double SumOfSquaresRowF(const float* x, int64_t n) { return SumOfSquaresRowT(x, n); }
@@ -184,6 +188,10 @@ HWY_EXPORT(AddRowF);
 HWY_EXPORT(AddRowD);
 HWY_EXPORT(ScaleRowF);
 HWY_EXPORT(ScaleRowD);
+HWY_EXPORT(ShiftRowF);
+HWY_EXPORT(ShiftRowD);
+HWY_EXPORT(SumRowF);
+HWY_EXPORT(SumRowD);
 HWY_EXPORT(AxpyRowF);
 HWY_EXPORT(AxpyRowD);
 HWY_EXPORT(SumOfSquaresRowF);
@@ -267,6 +275,10 @@ void AddRow(const float* a, const float* b, int64_t n, float* y) { HWY_DYNAMIC_D
 void AddRow(const double* a, const double* b, int64_t n, double* y) { HWY_DYNAMIC_DISPATCH(AddRowD)(a, b, n, y); }
 void ScaleRow(float* y, int64_t n, float factor) { HWY_DYNAMIC_DISPATCH(ScaleRowF)(y, n, factor); }
 void ScaleRow(double* y, int64_t n, double factor) { HWY_DYNAMIC_DISPATCH(ScaleRowD)(y, n, factor); }
+void ShiftRow(float* y, int64_t n, float summand) { HWY_DYNAMIC_DISPATCH(ShiftRowF)(y, n, summand); }
+void ShiftRow(double* y, int64_t n, double summand) { HWY_DYNAMIC_DISPATCH(ShiftRowD)(y, n, summand); }
+double SumRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(SumRowF)(x, n); }
+double SumRow(const double* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(SumRowD)(x, n); }
 void AxpyRow(const float* x, int64_t n, float factor, float* y) { HWY_DYNAMIC_DISPATCH(AxpyRowF)(x, n, factor, y); }
 void AxpyRow(const double* x, int64_t n, double factor, double* y) { HWY_DYNAMIC_DISPATCH(AxpyRowD)(x, n, factor, y); }
 double SumOfSquaresRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(SumOfSquaresRowF)(x, n); }

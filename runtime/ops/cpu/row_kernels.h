@@ -53,11 +53,17 @@ void SoftmaxBackRow(const double* p, double* dp, int64_t n, double delta);
 float DotRow(const float* a, const float* b, int64_t n);
 double DotRow(const double* a, const double* b, int64_t n);
 
-// y = a + b; y = factor y; y += factor x.
+// Sum of x in f64.
+double SumRow(const float* x, int64_t n);
+double SumRow(const double* x, int64_t n);
+
+// y = a + b; y = factor y; y += summand; y += factor x.
 void AddRow(const float* a, const float* b, int64_t n, float* y);
 void AddRow(const double* a, const double* b, int64_t n, double* y);
 void ScaleRow(float* y, int64_t n, float factor);
 void ScaleRow(double* y, int64_t n, double factor);
+void ShiftRow(float* y, int64_t n, float summand);
+void ShiftRow(double* y, int64_t n, double summand);
 void AxpyRow(const float* x, int64_t n, float factor, float* y);
 void AxpyRow(const double* x, int64_t n, double factor, double* y);
 

@@ -242,7 +242,7 @@ Values EmbeddingBackward(const std::vector<int32_t>& tokens, const Values& dout,
 }
 
 CrossEntropyOut LinearCrossEntropy(const Values& hidden, const Values& weight, const std::vector<int32_t>& labels,
-                                   int64_t width, double grad_scale) {
+                                   int64_t width, double grad_scale, double label_smoothing) {
   const int64_t rows = static_cast<int64_t>(labels.size()), v = static_cast<int64_t>(weight.size()) / width;
   Values logits = Matmul(hidden, weight, rows, v, width, false, true);
   CrossEntropyOut out;
@@ -252,11 +252,18 @@ CrossEntropyOut LinearCrossEntropy(const Values& hidden, const Values& weight, c
       std::fill_n(row, v, 0.0);
       continue;
     }
-    const double highest = *std::max_element(row, row + v), picked = row[labels[r]];
+    const double highest = *std::max_element(row, row + v);
+    out.correct += std::max_element(row, row + v) - row == labels[r];
+    const auto target = [&](int64_t i) {
+      return (i == labels[r] ? 1 - label_smoothing : 0) + label_smoothing / static_cast<double>(v);
+    };
     double total = 0;
-    for (int64_t i = 0; i < v; ++i) total += row[i] = std::exp(row[i] - highest);
-    out.loss += std::log(total) + highest - picked;
-    for (int64_t i = 0; i < v; ++i) row[i] = grad_scale * (row[i] / total - (i == labels[r] ? 1 : 0));
+    for (int64_t i = 0; i < v; ++i) total += std::exp(row[i] - highest);
+    for (int64_t i = 0; i < v; ++i) {
+      const double log_probability = row[i] - highest - std::log(total);
+      out.loss -= target(i) * log_probability;
+      row[i] = grad_scale * (std::exp(log_probability) - target(i));
+    }
   }
   out.dhidden = Matmul(logits, weight, rows, width, v, false, false);
   out.dweight = Matmul(logits, hidden, v, width, rows, true, false);

@@ -53,8 +53,9 @@ Values EmbeddingBackward(const std::vector<int32_t>& tokens, const Values& dout,
 struct CrossEntropyOut {
   double loss = 0;
   Values dhidden, dweight;
+  int64_t correct = 0;
 };
 CrossEntropyOut LinearCrossEntropy(const Values& hidden, const Values& weight, const std::vector<int32_t>& labels,
-                                   int64_t width, double grad_scale);
+                                   int64_t width, double grad_scale, double label_smoothing = 0);
 
 }  // namespace shoal::reference

@@ -1,31 +1,15 @@
 // The op table: every op against its float64 reference, in every dtype, on every dispatch target, on 1 and 3 threads
 // with equal bits.
-#include <cstring>
-#include <functional>
-#include <limits>
+#include "tests/runtime/ops/op_table.h"
 
-#include "runtime/ops/reference/reference.h"
-#include "tests/dispatch_targets.h"
-#include "tests/runtime/ops/op_fixture.h"
+#include <cstring>
+#include <limits>
 
 namespace shoal {
 namespace {
 
 using ops::Accumulate;
 using reference::Values;
-
-struct Result {
-  std::string name;
-  Tensor got;
-  Values want;
-};
-using Row = std::function<std::vector<Result>(OpHarness&, DType)>;
-struct OpRow {
-  std::string name;
-  Row run;
-};
-
-DType Wide(DType t) { return t == DType::kF64 ? DType::kF64 : DType::kF32; }
 
 Tensor Ints(const std::vector<int32_t>& values) {
   Tensor t = Tensor::Zeros({static_cast<int64_t>(values.size())}, DType::kI32);
@@ -186,21 +170,28 @@ std::vector<Result> EmbeddingCase(OpHarness& h, DType t) {
           {"dtable", dtable, reference::EmbeddingBackward(ids, ToDoubles(dout), 29, 150)}};
 }
 
-Row CrossEntropyRow(int64_t rows, int64_t width, int64_t vocabulary, int64_t chunk) {
+Row CrossEntropyRow(int64_t rows, int64_t width, int64_t vocabulary, int64_t chunk, float smoothing = 0) {
   return [=](OpHarness& h, DType t) -> std::vector<Result> {
     const Tensor hidden = RandomTensor({rows, width}, t, "h"), weight = RandomTensor({vocabulary, width}, t, "w", 0.3);
     std::vector<int32_t> labels = SomeInts(rows, static_cast<int32_t>(vocabulary));
     for (int64_t i = 0; i < rows; i += 5) labels[i] = -1;
     const Tensor dh = Tensor::Zeros(hidden.shape(), t), dw = RandomTensor(weight.shape(), Wide(t), "dw");
     Values want_dw = ToDoubles(dw);
-    const auto want = reference::LinearCrossEntropy(ToDoubles(hidden), ToDoubles(weight), labels, width, 0.25);
+    const auto want =
+        reference::LinearCrossEntropy(ToDoubles(hidden), ToDoubles(weight), labels, width, 0.25, smoothing);
     for (size_t i = 0; i < want_dw.size(); ++i) want_dw[i] += want.dweight[i];
-    const Tensor loss = Tensor::Zeros({2}, DType::kF64);
-    loss.data<double>()[0] = ops::LinearCrossEntropy(h.ctx, *h.arena, hidden, weight, Ints(labels), dh, dw,
-                                                     {.grad_scale = 0.25f, .chunk_rows = chunk});
+    const Tensor loss = Tensor::Zeros({2}, DType::kF64), correct = Tensor::Zeros({1}, DType::kF64);
+    int64_t right = 0;
+    loss.data<double>()[0] = ops::LinearCrossEntropy(
+        h.ctx, *h.arena, hidden, weight, Ints(labels), dh, dw,
+        {.grad_scale = 0.25f, .label_smoothing = smoothing, .correct = &right, .chunk_rows = chunk});
+    correct.data<double>()[0] = static_cast<double>(right);
     loss.data<double>()[1] = ops::LinearCrossEntropy(h.ctx, *h.arena, hidden, weight, Ints(labels), Tensor(), Tensor(),
-                                                     {.chunk_rows = chunk});
-    return {{"loss", loss, {want.loss, want.loss}}, {"dhidden", dh, want.dhidden}, {"dweight", dw, want_dw}};
+                                                     {.label_smoothing = smoothing, .chunk_rows = chunk});
+    return {{"loss", loss, {want.loss, want.loss}},
+            {"correct", correct, {static_cast<double>(want.correct)}},
+            {"dhidden", dh, want.dhidden},
+            {"dweight", dw, want_dw}};
   };
 }
 
@@ -280,30 +271,22 @@ std::vector<OpRow> Table() {
   rows.push_back({"embedding", EmbeddingCase});
   rows.push_back({"cross_entropy", CrossEntropyRow(50, 24, 61, 0)});
   rows.push_back({"cross_entropy_chunks", CrossEntropyRow(50, 24, 61, 7)});
+  rows.push_back({"cross_entropy_smoothed", CrossEntropyRow(50, 24, 61, 7, 0.1f)});
+  rows.push_back({"cross_entropy_few_classes", CrossEntropyRow(200, 24, 3, 0, 0.1f)});
   rows.push_back({"elementwise", ElementwiseCase});
   rows.push_back({"reductions", ReductionCase});
   rows.push_back({"dropout", DropoutCase});
   return rows;
 }
 
-class OpTable : public testing::TestWithParam<std::tuple<OpRow, DType>> {};
-
 TEST_P(OpTable, EqualsReferenceOnAnyNumberOfThreads) {
-  const auto& [row, dtype] = GetParam();
-  OnEachDispatchTarget([&, &row = row, dtype = dtype] {
-    OpHarness one(1), three(3);
-    const auto results = row.run(one, dtype), threaded = row.run(three, dtype);
-    for (size_t i = 0; i < results.size(); ++i) {
-      ExpectClose(results[i].got, results[i].want, Tolerance(dtype), row.name + " " + results[i].name);
-      EXPECT_EQ(0, std::memcmp(results[i].got.raw(), threaded[i].got.raw(), results[i].got.bytes()))
-          << row.name << " " << results[i].name << " differs between 1 and 3 threads";
-    }
-  });
+  ExpectEqualsReferenceOnAnyNumberOfThreads(std::get<0>(GetParam()), std::get<1>(GetParam()));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, OpTable, testing::Combine(testing::ValuesIn(Table()), testing::Values(DType::kF32, DType::kF64, DType::kBF16)),
-    [](const auto& info) { return std::get<0>(info.param).name + "_" + DTypeName(std::get<1>(info.param)); });
+INSTANTIATE_TEST_SUITE_P(All, OpTable,
+                         testing::Combine(testing::ValuesIn(Table()),
+                                          testing::Values(DType::kF32, DType::kF64, DType::kBF16)),
+                         OpTableName);
 
 // Every element becomes one of its two neighbours, the upper one as often as it is nearer; whatever is cut and on
 // whatever target, the bits are the same.
