@@ -410,14 +410,14 @@ class ResNetHead : public Module {
  private:
   void Loss(StepContext& ctx, const Tensor& features, const SeqLayout& layout, const Tensor& dfeatures,
             const GradSink& weight_sink, const GradSink& bias_sink) {
-    ops::CrossEntropyOptions options{.grad_scale = static_cast<float>(ctx.grad_scale()),
-                                     .accumulate_dweight = weight_sink.accumulate,
-                                     .label_smoothing = smoothing_};
     int64_t correct = 0;
-    options.correct = &correct;
-    options.bias = ctx.Weight(bias_);
-    options.dbias = bias_sink.grad;
-    options.accumulate_dbias = bias_sink.accumulate;
+    const ops::CrossEntropyOptions options{.grad_scale = static_cast<float>(ctx.grad_scale()),
+                                           .label_smoothing = smoothing_,
+                                           .correct = &correct,
+                                           .accumulate_dweight = weight_sink.accumulate,
+                                           .bias = ctx.Weight(bias_),
+                                           .dbias = bias_sink.grad,
+                                           .accumulate_dbias = bias_sink.accumulate};
     const double loss = ops::LinearCrossEntropy(ctx.ops(), ctx.arena(), features, ctx.Weight(weight_), layout.labels,
                                                 dfeatures, weight_sink.grad, options);
     const double count = LabelCount(layout);

@@ -91,17 +91,13 @@ void EmbeddingBwd(OpContext& ctx, const Tensor& tokens, const Tensor& dout, cons
 // dweight (f32) (=|+=) grad_scale * dloss/dweight. Returns NaN on kMeta.
 struct CrossEntropyOptions {
   float grad_scale = 1;
-  float label_smoothing = 0;  // the target is (1 - s) one-hot + s / V everywhere
-  int64_t* correct =
-      nullptr;             // becomes the number of tokens whose largest logit (the first of equal ones) is the label
-  int64_t chunk_rows = 0;  // 0: chosen so that a chunk of logits stays within a few MiB
+  float label_smoothing = 0;   // the target is 1 - s for the label and s / V more for every class (arXiv 1512.00567)
+  int64_t* correct = nullptr;  // becomes the number of rows whose largest logit (of equal ones the first) is the label's
+  int64_t chunk_rows = 0;      // 0: chosen so that a chunk of logits stays within a few MiB
   Accumulate accumulate_dweight = Accumulate::kAdd;
-  float label_smoothing = 0;  // the target is 1 - s for the label and s / V more for every class (arXiv 1512.00567)
-  Tensor bias;                // [V], of hidden's dtype; undefined: none
-  Tensor dbias;               // f32; (=|+=) like dweight; wanted with bias in the backward
+  Tensor bias = {};   // [V], of hidden's dtype; undefined: none
+  Tensor dbias = {};  // f32; (=|+=) like dweight; wanted with bias in the backward
   Accumulate accumulate_dbias = Accumulate::kAdd;
-  int64_t* correct =
-      nullptr;  // += rows whose likeliest class (of equal ones the first) is their label; untouched on kMeta
 };
 double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden, const Tensor& weight,
                           const Tensor& labels, const Tensor& dhidden, const Tensor& dweight,

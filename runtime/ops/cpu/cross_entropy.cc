@@ -24,11 +24,11 @@ struct RowsOutcome {
   std::vector<uint8_t> correct;
 };
 
-// Rows of logits become grad_scale * (softmax - target); returns the rows' losses and which labels had the largest
+// Rows of logits (plus the bias) become grad_scale * (softmax - target); returns the rows' losses and which labels had the largest
 // logit.
 template <class A>
-void SoftmaxRows(OpContext& ctx, const Tensor& logits, const int32_t* labels, const CrossEntropyOptions& options,
-                 RowsOutcome& outcome) {
+void SoftmaxRows(OpContext& ctx, const Tensor& logits, const A* bias, const int32_t* labels,
+                 const CrossEntropyOptions& options, RowsOutcome& outcome) {
   const int64_t rows = logits.dim(0), v = logits.dim(1);
   const A grad_scale = options.grad_scale;
   const double smoothing = options.label_smoothing, each = smoothing / static_cast<double>(v);
@@ -94,13 +94,12 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
     Matmul(ctx, h, weight, logits, {.transpose_b = Transpose::kYes});
     {
       const cpu::OpScope scope(ctx, logits, 3.0 * static_cast<double>(logits.bytes()), "SoftmaxCrossEntropy");
-      if (scope.counted()) {
-        // Only counted.
-      } else if (wide == DType::kF64) {
-        SoftmaxRows<double>(ctx, logits, labels.data<int32_t>() + begin, options, outcome);
-      } else {
-        SoftmaxRows<float>(ctx, logits, labels.data<int32_t>() + begin, options, outcome);
-      }
+      const auto rows_of = [&](auto arithmetic) {
+        using A = decltype(arithmetic);
+        SoftmaxRows<A>(ctx, logits, bias.defined() ? bias.data<A>() : nullptr, labels.data<int32_t>() + begin, options,
+                       outcome);
+      };
+      if (!scope.counted()) wide == DType::kF64 ? rows_of(double{}) : rows_of(float{});
       for (const double row : outcome.losses) loss += row;
       for (const uint8_t row : outcome.correct) correct += row;
     }
