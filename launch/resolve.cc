@@ -4,8 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "launch/optimizer_setup.h"
 #include "models/transformer_spec.h"
-#include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "runtime/base/status.h"
 
@@ -82,10 +82,13 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   if (!job.model().has_transformer()) {
     check.Add(
         "model.transformer is not given; write model { transformer { preset: GPT2 layers: 4 width: 256 heads: 4 } }");
+    check.AddAll(CheckOptimizer(job.optim()));
   } else if (auto resolved = ResolveTransformer(job.model().transformer(), job.data().max_tokens()); resolved.ok()) {
     *job.mutable_model()->mutable_transformer() = *resolved;
+    check.AddAll(OptimizerFor(job, *MakeModel(job.model())).status());
   } else {
     check.AddAll(resolved.status());
+    check.AddAll(CheckOptimizer(job.optim()));
   }
   if (!job.has_global_batch())
     check.Add("global_batch is not given; write global_batch { tokens: 8192 }");
@@ -107,7 +110,8 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     CheckDuration(check, "optim.schedule.warmup", job.optim().schedule().warmup());
   if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every());
   if (job.eval().has_every()) CheckDuration(check, "eval.every", job.eval().every());
-  check.AddAll(MakeOptimizer(job.optim()).status());
+  if (job.optim().has_ema()) check.Add("optim.ema is not supported by this build's trainer");
+  if (job.optim().has_batch_growth()) check.Add("optim.batch_growth is not supported by this build's trainer");
   const double final_ratio = job.optim().schedule().final_ratio();
   if (final_ratio < 0 || final_ratio > 1)
     check.Add(absl::StrCat("optim.schedule.final_ratio is ", final_ratio, "; it lies in [0, 1]"));
