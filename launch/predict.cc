@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "comm/world.h"
+#include "launch/optimizer_setup.h"
 #include "models/model.h"
-#include "optim/optimizer.h"
 #include "optim/optimizer_state.h"
 #include "parallel/data_parallel.h"
 #include "runtime/module/step_context.h"
@@ -45,15 +45,10 @@ class DryRun {
     auto mesh = Mesh::Create(*world_, {});
     CHECK(mesh.ok()) << mesh.status();
     mesh_ = *std::move(mesh);
-    auto optimizer = MakeOptimizer(job.optim());
+    auto optimizer = OptimizerFor(job, *model_);
     CHECK(optimizer.ok()) << optimizer.status();
     optimizer_ = *std::move(optimizer);
-    auto dp = DataParallel::Create(model_->params(), *mesh_,
-                                   {.zero_stage = job.parallel().zero(),
-                                    .compute = ComputeType(job),
-                                    .bucket_bytes = static_cast<int64_t>(job.comm().bucket_mib() * (1 << 20)),
-                                    .granularity = optimizer_->granularity(),
-                                    .device = DeviceKind::kMeta});
+    auto dp = DataParallel::Create(model_->params(), *mesh_, StorageFor(job, *model_, *optimizer_, DeviceKind::kMeta));
     CHECK(dp.ok()) << dp.status();
     dp_ = *std::move(dp);
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kMeta);

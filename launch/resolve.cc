@@ -5,9 +5,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "launch/image_workload.h"
+#include "launch/optimizer_setup.h"
 #include "models/resnet_spec.h"
 #include "models/transformer_spec.h"
-#include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "runtime/base/status.h"
 #include "runtime/data/images/image_config.h"
@@ -93,10 +93,13 @@ void ResolveText(config::Job& job, Checker& check) {
         "model.transformer is not given; write model { transformer { preset: GPT2 layers: 4 width: 256 heads: 4 } }, "
         "or "
         "model { resnet { preset: RESNET18 } }");
+    check.AddAll(CheckOptimizer(job.optim()));
   } else if (auto resolved = ResolveTransformer(job.model().transformer(), job.data().max_tokens()); resolved.ok()) {
     *job.mutable_model()->mutable_transformer() = *resolved;
+    check.AddAll(OptimizerFor(job, *MakeModel(job.model())).status());
   } else {
     check.AddAll(resolved.status());
+    check.AddAll(CheckOptimizer(job.optim()));
   }
 }
 
@@ -121,9 +124,11 @@ absl::Status ResolveImages(config::Job& job, Checker& check) {
   auto resolved = ResolveResNet(resnet, facts);
   if (!resolved.ok()) {
     check.AddAll(resolved.status());
+    check.AddAll(CheckOptimizer(job.optim()));
     return absl::OkStatus();
   }
   resnet = *resolved;
+  check.AddAll(OptimizerFor(job, *MakeModel(job.model())).status());
   job.mutable_data()->mutable_images()->set_size(resnet.image_size());
   job.mutable_data()->mutable_images()->set_channels(resnet.channels());
   return absl::OkStatus();
@@ -162,7 +167,8 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     CheckDuration(check, "optim.schedule.warmup", job.optim().schedule().warmup(), job.model());
   if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every(), job.model());
   if (job.eval().has_every()) CheckDuration(check, "eval.every", job.eval().every(), job.model());
-  check.AddAll(MakeOptimizer(job.optim()).status());
+  if (job.optim().has_ema()) check.Add("optim.ema is not supported by this build's trainer");
+  if (job.optim().has_batch_growth()) check.Add("optim.batch_growth is not supported by this build's trainer");
   const double final_ratio = job.optim().schedule().final_ratio();
   if (final_ratio < 0 || final_ratio > 1)
     check.Add(absl::StrCat("optim.schedule.final_ratio is ", final_ratio, "; it lies in [0, 1]"));

@@ -18,6 +18,7 @@
 #include "launch/calibration.h"
 #include "launch/console.h"
 #include "launch/grad_check.h"
+#include "launch/optimizer_setup.h"
 #include "launch/predict.h"
 #include "launch/progress_state.h"
 #include "launch/stop_request.h"
@@ -25,7 +26,6 @@
 #include "models/model.h"
 #include "models/weights_file.h"
 #include "optim/guard.h"
-#include "optim/optimizer.h"
 #include "optim/optimizer_state.h"
 #include "optim/schedule.h"
 #include "parallel/buffer_state.h"
@@ -136,13 +136,11 @@ class Trainer {
     SHOAL_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, {}));
     SHOAL_ASSIGN_OR_RETURN(workload_, OpenWorkload(job_));
     Say("data: " + workload_->Summary());
-    SHOAL_ASSIGN_OR_RETURN(optimizer_, MakeOptimizer(job_.optim()));
-    SHOAL_ASSIGN_OR_RETURN(
-        dp_, DataParallel::Create(model_->params(), *mesh_,
-                                  {.zero_stage = job_.parallel().zero(),
-                                   .compute = ComputeType(job_),
-                                   .bucket_bytes = static_cast<int64_t>(job_.comm().bucket_mib() * (1 << 20)),
-                                   .granularity = optimizer_->granularity()}));
+    SHOAL_ASSIGN_OR_RETURN(optimizer_, OptimizerFor(job_, *model_));
+    Say(absl::StrCat("optimizer: ", OptimizerName(job_.optim()), "\n",
+                     optimizer_->groups().Text(job_.optim().learning_rate())));
+    SHOAL_ASSIGN_OR_RETURN(dp_, DataParallel::Create(model_->params(), *mesh_, StorageFor(job_, *model_, *optimizer_)));
+    owners_ = MakeOwnerSum(*mesh_, job_.parallel().zero());
     buffers_ = std::make_unique<BufferState>(model_->buffers());
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kCpu);
     const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
@@ -360,17 +358,18 @@ class Trainer {
     SHOAL_ASSIGN_OR_RETURN(record.skip_reason, guard_.Check(record.loss, record.grad_norm));
 
     at = Now();
-    record.learning_rate =
-        job_.optim().learning_rate() * ScheduleFactor(job_.optim().schedule(), before, job_.duration());
+    const double schedule = ScheduleFactor(job_.optim().schedule(), before, job_.duration());
+    record.learning_rate = job_.optim().learning_rate() * schedule;
     double publish = 0;
     if (record.skip_reason.empty()) {
       const double clip = job_.optim().clip_norm();
-      ++state_->updates;
-      optimizer_->Step(*rank_.pool,
-                       {.step = state_->updates,
-                        .learning_rate = record.learning_rate,
-                        .grad_scale = clip > 0 && record.grad_norm > clip ? clip / record.grad_norm : 1.0},
-                       state_->pieces());
+      OptimizerStep update{.learning_rate = record.learning_rate,
+                           .grad_scale = clip > 0 && record.grad_norm > clip ? clip / record.grad_norm : 1.0,
+                           .grad_norm = record.grad_norm,
+                           .schedule = schedule,
+                           .seed = job_.seed()};
+      state_->BeginUpdate(BatchRatio(job_.optim(), inputs.next_position - progress_.position, inputs.units), update);
+      SHOAL_RETURN_IF_ERROR(optimizer_->Step({*rank_.pool, *owners_}, update, state_->shard()));
       record.optimizer_seconds = Now() - at;
       Report("optimizer", at, traffic_["optimizer"]);
       at = Now();
@@ -568,6 +567,7 @@ class Trainer {
   std::unique_ptr<DataParallel> dp_;
   std::unique_ptr<BufferState> buffers_;
   std::unique_ptr<OptimizerState> state_;
+  std::unique_ptr<OwnerSum> owners_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<CheckpointStore> store_;
   std::unique_ptr<MetricsLog> metrics_;

@@ -1,5 +1,4 @@
-// AdamW (Loshchilov & Hutter, arXiv 1711.05101), decay decoupled: W *= 1 - eta_t * weight_decay. Vectors (norms,
-// biases) are not decayed.
+// AdamW (Loshchilov & Hutter, arXiv 1711.05101), decay decoupled.
 #pragma once
 
 #include "optim/optimizer.h"
@@ -8,13 +7,21 @@ namespace shoal {
 
 class AdamW : public Optimizer {
  public:
-  explicit AdamW(const config::AdamWConfig& config) : config_(config) {}
-  ShardGranularity granularity() const override { return ShardGranularity::kElement; }
-  std::vector<std::string> state_names() const override { return {"exp_avg", "exp_avg_sq"}; }
-  void Step(ThreadPool& pool, const OptimizerStep& step, absl::Span<OptimizerPiece> pieces) override;
+  AdamW(const config::AdamWConfig& config, GroupTable groups, DType moment_type)
+      : Optimizer(std::move(groups), moment_type), config_(config) {}
+  static UpdateTraits Traits(const config::AdamWConfig& config);
+  std::vector<std::string> state_names(const Param& param) const override;
+  absl::Status Step(const OptimizerEnv& env, const OptimizerStep& step, const OptimizerShard& shard) override;
+
+  // The update of `pieces` alone, moments in state[0] and state[1]: for Muon, which leaves some tensors to it.
+  static void Update(const config::AdamWConfig& config, const GroupTable& groups, ThreadPool& pool,
+                     const OptimizerStep& step, absl::Span<OptimizerPiece> pieces);
 
  private:
   config::AdamWConfig config_;
 };
+
+// The share of a weight that decoupled decay leaves in this step; see config::Decay and OptimConfig.reference_batch.
+double KeptShare(const OptimizerStep& step, const ParamOptions& options, config::Decay decay);
 
 }  // namespace shoal

@@ -15,11 +15,10 @@ namespace HWY_NAMESPACE {
 void AdamWLoop(const AdamWScalars& s, const float* __restrict grad, int64_t n, float* __restrict weight,
                float* __restrict m, float* __restrict v) {
   const AdamWScalars c = s;
-  const float one_minus_beta1 = 1.0f - c.beta1, one_minus_beta2 = 1.0f - c.beta2;
   for (int64_t i = 0; i < n; ++i) {
     const float g = grad[i] * c.grad_scale;
-    const float mean = c.beta1 * m[i] + one_minus_beta1 * g;
-    const float square = c.beta2 * v[i] + one_minus_beta2 * (g * g);
+    const float mean = c.beta1 * m[i] + c.fresh1 * g;
+    const float square = c.beta2 * v[i] + c.fresh2 * (g * g);
     m[i] = mean;
     v[i] = square;
     weight[i] = c.keep * weight[i] - c.step_size * (mean / (std::sqrt(square * c.inverse_bias2) + c.epsilon));
@@ -37,6 +36,86 @@ void SgdLoop(const SgdScalars& s, const float* __restrict grad, int64_t n, float
   }
 }
 
+void MomentsLoop(const LambScalars& s, const float* __restrict grad, int64_t n, float* __restrict m,
+                 float* __restrict v) {
+  const LambScalars c = s;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * c.grad_scale;
+    m[i] = c.beta1 * m[i] + c.fresh1 * g;
+    v[i] = c.beta2 * v[i] + c.fresh2 * (g * g);
+  }
+}
+
+HWY_INLINE float LambDirection(const LambScalars& c, float weight, float m, float v) {
+  return m * c.inverse_bias1 / (std::sqrt(v * c.inverse_bias2) + c.epsilon) + c.weight_decay * weight;
+}
+
+void LambDirectionLoop(const LambScalars& s, int64_t n, const float* __restrict weight, const float* __restrict m,
+                       const float* __restrict v, float* __restrict u) {
+  const LambScalars c = s;
+  for (int64_t i = 0; i < n; ++i) u[i] = LambDirection(c, weight[i], m[i], v[i]);
+}
+
+void LambMomentsLoop(const LambScalars& s, const float* __restrict grad, int64_t n, const float* __restrict weight,
+                     float* __restrict m, float* __restrict v, float* __restrict u) {
+  const LambScalars c = s;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * c.grad_scale;
+    const float mean = c.beta1 * m[i] + c.fresh1 * g;
+    const float square = c.beta2 * v[i] + c.fresh2 * (g * g);
+    m[i] = mean;
+    v[i] = square;
+    u[i] = LambDirection(c, weight[i], mean, square);
+  }
+}
+
+void LambApplyLoop(const LambScalars& s, float rate, int64_t n, const float* __restrict m, const float* __restrict v,
+                   float* __restrict weight) {
+  const LambScalars c = s;
+  for (int64_t i = 0; i < n; ++i) weight[i] = weight[i] - rate * LambDirection(c, weight[i], m[i], v[i]);
+}
+
+void LarsLoop(const LarsScalars& s, const float* __restrict grad, int64_t n, float* __restrict weight,
+              float* __restrict v) {
+  const LarsScalars c = s;
+  for (int64_t i = 0; i < n; ++i) {
+    const float d = c.rate * (grad[i] * c.grad_scale + c.weight_decay * weight[i]);
+    const float velocity = c.momentum * v[i] + d;
+    v[i] = velocity;
+    weight[i] = weight[i] - (c.nesterov ? d + c.momentum * velocity : velocity);
+  }
+}
+
+void AdaGradLoop(const AdaGradScalars& s, const float* __restrict grad, int64_t n, float* __restrict weight,
+                 float* __restrict sum) {
+  const AdaGradScalars c = s;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * c.grad_scale + c.weight_decay * weight[i];
+    const float total = sum[i] + g * g;
+    sum[i] = total;
+    weight[i] = weight[i] - c.rate * (g / (std::sqrt(c.initial + total) + c.epsilon));
+  }
+}
+
+void MuonMomentumLoop(const MuonScalars& s, const float* __restrict grad, int64_t n, float* __restrict buffer,
+                      float* __restrict u) {
+  const MuonScalars c = s;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = c.fresh * (grad[i] * c.grad_scale);
+    const float b = c.momentum * buffer[i] + g;
+    buffer[i] = b;
+    u[i] = c.nesterov ? g + c.momentum * b : b;
+  }
+}
+
+void ScaleLoop(float a, const float* __restrict x, int64_t n, float* __restrict out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = a * x[i];
+}
+
+void CombineLoop(float a, const float* __restrict x, float b, int64_t n, float* __restrict out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = a * x[i] + b * out[i];
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace shoal::optim
 HWY_AFTER_NAMESPACE();
@@ -45,11 +124,47 @@ HWY_AFTER_NAMESPACE();
 namespace shoal::optim {
 HWY_EXPORT(AdamWLoop);
 HWY_EXPORT(SgdLoop);
+HWY_EXPORT(MomentsLoop);
+HWY_EXPORT(LambDirectionLoop);
+HWY_EXPORT(LambMomentsLoop);
+HWY_EXPORT(LambApplyLoop);
+HWY_EXPORT(LarsLoop);
+HWY_EXPORT(AdaGradLoop);
+HWY_EXPORT(MuonMomentumLoop);
+HWY_EXPORT(ScaleLoop);
+HWY_EXPORT(CombineLoop);
+
 void AdamWRun(const AdamWScalars& s, const float* grad, int64_t n, float* weight, float* m, float* v) {
   HWY_DYNAMIC_DISPATCH(AdamWLoop)(s, grad, n, weight, m, v);
 }
 void SgdRun(const SgdScalars& s, const float* grad, int64_t n, float* weight, float* buffer) {
   HWY_DYNAMIC_DISPATCH(SgdLoop)(s, grad, n, weight, buffer);
+}
+void MomentsRun(const LambScalars& s, const float* grad, int64_t n, float* m, float* v) {
+  HWY_DYNAMIC_DISPATCH(MomentsLoop)(s, grad, n, m, v);
+}
+void LambDirectionRun(const LambScalars& s, int64_t n, const float* weight, const float* m, const float* v, float* u) {
+  HWY_DYNAMIC_DISPATCH(LambDirectionLoop)(s, n, weight, m, v, u);
+}
+void LambMomentsRun(const LambScalars& s, const float* grad, int64_t n, const float* weight, float* m, float* v,
+                    float* u) {
+  HWY_DYNAMIC_DISPATCH(LambMomentsLoop)(s, grad, n, weight, m, v, u);
+}
+void LambApplyRun(const LambScalars& s, float rate, int64_t n, const float* m, const float* v, float* weight) {
+  HWY_DYNAMIC_DISPATCH(LambApplyLoop)(s, rate, n, m, v, weight);
+}
+void LarsRun(const LarsScalars& s, const float* grad, int64_t n, float* weight, float* v) {
+  HWY_DYNAMIC_DISPATCH(LarsLoop)(s, grad, n, weight, v);
+}
+void AdaGradRun(const AdaGradScalars& s, const float* grad, int64_t n, float* weight, float* sum) {
+  HWY_DYNAMIC_DISPATCH(AdaGradLoop)(s, grad, n, weight, sum);
+}
+void MuonMomentumRun(const MuonScalars& s, const float* grad, int64_t n, float* buffer, float* u) {
+  HWY_DYNAMIC_DISPATCH(MuonMomentumLoop)(s, grad, n, buffer, u);
+}
+void ScaleRun(float a, const float* x, int64_t n, float* out) { HWY_DYNAMIC_DISPATCH(ScaleLoop)(a, x, n, out); }
+void CombineRun(float a, const float* x, float b, int64_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(CombineLoop)(a, x, b, n, out);
 }
 }  // namespace shoal::optim
 #endif

@@ -1,20 +1,21 @@
 // The vectorised inner loops of optimizers, one per dispatch target. Multiplications and additions are never fused
-// (-ffp-contract=off), so every target gives the same bits, as replicated state demands.
+// (-ffp-contract=off), so every target gives the same bits, as replicated state demands. Arrays do not overlap.
 #pragma once
 
 #include <cstdint>
 
 namespace shoal::optim {
 
-// Scalars of one AdamW step, worked out in double by the caller.
+// Scalars of a step are worked out in double by the caller and rounded once.
 struct AdamWScalars {
-  float grad_scale, beta1, beta2, keep;  // keep = 1 - eta_t * weight_decay
-  float step_size;                       // eta_t / (1 - beta1^t)
-  float inverse_bias2;                   // 1 / (1 - beta2^t)
+  float grad_scale;
+  float beta1, fresh1, beta2, fresh2;  // fresh = 1 - beta, rounded from double: 1.0f - 0.999f would be 3e-5 off
+  float keep;                          // the share of a weight that decay leaves
+  float step_size;                     // eta_t / (1 - beta1^t)
+  float inverse_bias2;                 // 1 / (1 - beta2^t)
   float epsilon;
 };
-// m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; w = keep w - step_size m / (sqrt(v inverse_bias2) +
-// epsilon).
+// m = beta1 m + fresh1 g; v = beta2 v + fresh2 g^2; w = keep w - step_size m / (sqrt(v inverse_bias2) + epsilon).
 void AdamWRun(const AdamWScalars& s, const float* grad, int64_t n, float* weight, float* m, float* v);
 
 struct SgdScalars {
@@ -23,5 +24,42 @@ struct SgdScalars {
 };
 // g += weight_decay w; b = momentum b + g; w -= learning_rate (nesterov ? g + momentum b : b).
 void SgdRun(const SgdScalars& s, const float* grad, int64_t n, float* weight, float* buffer);
+
+struct LambScalars {
+  float grad_scale, beta1, fresh1, beta2, fresh2, inverse_bias1, inverse_bias2, epsilon, weight_decay;
+};
+// m and v as in AdamW.
+void MomentsRun(const LambScalars& s, const float* grad, int64_t n, float* m, float* v);
+// u = m inverse_bias1 / (sqrt(v inverse_bias2) + epsilon) + weight_decay w.
+void LambDirectionRun(const LambScalars& s, int64_t n, const float* weight, const float* m, const float* v, float* u);
+// Both in one pass.
+void LambMomentsRun(const LambScalars& s, const float* grad, int64_t n, const float* weight, float* m, float* v,
+                    float* u);
+// w -= rate u, with the direction of LambDirectionRun, bit for bit.
+void LambApplyRun(const LambScalars& s, float rate, int64_t n, const float* m, const float* v, float* weight);
+
+struct LarsScalars {
+  float grad_scale, momentum, weight_decay, rate;
+  bool nesterov;
+};
+// d = rate (g + weight_decay w); v = momentum v + d; w -= nesterov ? d + momentum v : v.
+void LarsRun(const LarsScalars& s, const float* grad, int64_t n, float* weight, float* v);
+
+struct AdaGradScalars {
+  float grad_scale, weight_decay, rate, initial, epsilon;
+};
+// g += weight_decay w; sum += g^2; w -= rate g / (sqrt(initial + sum) + epsilon).
+void AdaGradRun(const AdaGradScalars& s, const float* grad, int64_t n, float* weight, float* sum);
+
+struct MuonScalars {
+  float grad_scale, momentum, fresh;
+  bool nesterov;
+};
+// b = momentum b + fresh g; u = nesterov ? fresh g + momentum b : b.
+void MuonMomentumRun(const MuonScalars& s, const float* grad, int64_t n, float* buffer, float* u);
+
+// out = a x; out = a x + b out.
+void ScaleRun(float a, const float* x, int64_t n, float* out);
+void CombineRun(float a, const float* x, float b, int64_t n, float* out);
 
 }  // namespace shoal::optim

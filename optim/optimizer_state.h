@@ -1,6 +1,7 @@
-// OptimizerState: the moments of this rank's pieces, and the count of updates.
+// OptimizerState: the moments of this rank's pieces, what an optimizer keeps besides, and how far it is.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "optim/optimizer.h"
@@ -14,15 +15,27 @@ class OptimizerState : public Stateful {
   // Zeroed moments for every piece of `owned` (views; DataParallel outlives it).
   OptimizerState(const Optimizer& optimizer, absl::Span<OwnedPiece> owned, DeviceKind device);
   absl::Span<OptimizerPiece> pieces() { return absl::MakeSpan(pieces_); }
-  int64_t updates = 0;  // steps that changed the weights
+  OptimizerShard shard() { return {absl::MakeSpan(pieces_), absl::MakeSpan(scalars_)}; }
+
+  // Before each Optimizer::Step: counts the update, and fills in its step, time and batch_ratio.
+  void BeginUpdate(double batch_ratio, OptimizerStep& step);
+  int64_t updates() const { return updates_; }  // steps that changed the weights
+
   int64_t bytes() const;
   int64_t update_bytes() const;  // that one update reads and writes: moments, masters, gradients
-  // Moments as "<parameter>/<state name>", by box of the flattened tensor.
+  // Moments as "<parameter>/<state name>", by box of the flattened tensor; scalars by their names; "optimizer.kind",
+  // "optimizer.updates", "optimizer.time".
   void VisitState(StateVisitor& visitor) override;
 
  private:
-  std::vector<std::string> names_;
+  std::string kind_;
   std::vector<OptimizerPiece> pieces_;
+  std::vector<std::vector<std::string>> state_names_;  // by piece
+  std::vector<std::string> scalar_names_;
+  std::vector<double> scalars_;
+  int64_t second_pass_bytes_;  // of an element
+  int64_t updates_ = 0;
+  double time_ = 0;
 };
 
 }  // namespace shoal

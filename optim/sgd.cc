@@ -5,14 +5,21 @@
 
 namespace shoal {
 
-void Sgd::Step(ThreadPool& pool, const OptimizerStep& step, absl::Span<OptimizerPiece> pieces) {
-  ForPieceRuns(pool, pieces, [&](OptimizerPiece& piece, int64_t begin, int64_t n) {
-    const double decay = piece.param->param_class == ParamClass::kVector ? 0 : config_.weight_decay();
-    optim::SgdRun({static_cast<float>(step.grad_scale), static_cast<float>(config_.momentum()),
-                   static_cast<float>(decay), static_cast<float>(step.learning_rate), config_.nesterov()},
-                  piece.grad.data<float>() + begin, n, piece.master.data<float>() + begin,
-                  piece.state[0].data<float>() + begin);
+UpdateTraits Sgd::Traits(const config::SgdConfig& config) { return {.weight_decay = config.weight_decay()}; }
+
+absl::Status Sgd::Step(const OptimizerEnv& env, const OptimizerStep& step, const OptimizerShard& shard) {
+  ForPieceRuns(env.pool, shard.pieces, [&](OptimizerPiece& piece, int64_t begin, int64_t n) {
+    const ParamOptions& options = OptionsOf(piece);
+    MomentRun buffer(piece, 0, begin, n);
+    optim::SgdRun({.grad_scale = static_cast<float>(step.grad_scale),
+                   .momentum = static_cast<float>(config_.momentum()),
+                   .weight_decay = static_cast<float>(options.weight_decay),
+                   .learning_rate = static_cast<float>(step.learning_rate * options.learning_rate_factor),
+                   .nesterov = config_.nesterov()},
+                  piece.grad.data<float>() + begin, n, piece.master.data<float>() + begin, buffer.values());
+    buffer.Store(step);
   });
+  return absl::OkStatus();
 }
 
 }  // namespace shoal

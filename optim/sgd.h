@@ -7,10 +7,11 @@ namespace shoal {
 
 class Sgd : public Optimizer {
  public:
-  explicit Sgd(const config::SgdConfig& config) : config_(config) {}
-  ShardGranularity granularity() const override { return ShardGranularity::kElement; }
-  std::vector<std::string> state_names() const override { return {"momentum"}; }
-  void Step(ThreadPool& pool, const OptimizerStep& step, absl::Span<OptimizerPiece> pieces) override;
+  Sgd(const config::SgdConfig& config, GroupTable groups, DType moment_type)
+      : Optimizer(std::move(groups), moment_type), config_(config) {}
+  static UpdateTraits Traits(const config::SgdConfig& config);
+  std::vector<std::string> state_names(const Param& /*param*/) const override { return {"momentum"}; }
+  absl::Status Step(const OptimizerEnv& env, const OptimizerStep& step, const OptimizerShard& shard) override;
 
  private:
   config::SgdConfig config_;

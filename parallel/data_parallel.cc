@@ -51,11 +51,12 @@ struct DataParallel::Buffers {
 };
 
 DataParallel::DataParallel(std::vector<const Param*> params, Mesh& mesh, DataParallelOptions options)
-    : params_(std::move(params)), mesh_(mesh), options_(options), buffers_(std::make_unique<Buffers>()) {
+    : params_(std::move(params)), mesh_(mesh), options_(std::move(options)), buffers_(std::make_unique<Buffers>()) {
   plan_ = PlanShards({.params = params_,
                       .ranks = mesh_.size(),
                       .bucket_bytes = options_.bucket_bytes,
-                      .granularity = options_.granularity});
+                      .granularity = options_.granularity,
+                      .cost = options_.update_cost});
 }
 DataParallel::~DataParallel() = default;
 

@@ -3,7 +3,8 @@
 // Pure. Parameters are laid out in the order in which backward finishes them (reverse definition order), cut into
 // buckets of about `bucket_bytes`; inside a bucket every rank owns one contiguous run of elements, so one
 // reduce-scatter serves the whole bucket (ZeRO 1) or one all-reduce (ZeRO 0). Granularity is the optimizer's wish:
-// shards end at rows, or at whole tensors; uneven and empty shards are legal.
+// shards end at rows, or at whole tensors; uneven and empty shards are legal. Whole tensors are shared out so that the
+// rank with the most work, over all buckets, has as little as the order inside buckets allows.
 #pragma once
 
 #include <vector>
@@ -40,6 +41,7 @@ struct ShardRequest {
   int ranks = 1;
   int64_t bucket_bytes = 4 << 20;  // of f32 gradients
   ShardGranularity granularity = ShardGranularity::kElement;
+  std::vector<double> cost;  // kMatrix: of updating each parameter, by id; empty: its elements
 };
 ShardPlan PlanShards(const ShardRequest& request);
 

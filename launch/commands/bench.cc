@@ -18,13 +18,13 @@
 #include "comm/world.h"
 #include "launch/commands.h"
 #include "launch/config_loader.h"
+#include "launch/optimizer_setup.h"
 #include "launch/predict.h"
 #include "launch/resolve.h"
 #include "launch/run_dir.h"
 #include "launch/trainer.h"
 #include "models/transformer.h"
 #include "models/transformer_spec.h"
-#include "optim/optimizer.h"
 #include "optim/optimizer_state.h"
 #include "parallel/checkpoint/checkpoint_store.h"
 #include "parallel/data_parallel.h"
@@ -227,7 +227,7 @@ absl::Status Checkpoint(const BenchArgs& args) {
   const Transformer model(job.model().transformer());
   const auto world = FakeWorld(0, 1);
   SHOAL_ASSIGN_OR_RETURN(const auto mesh, Mesh::Create(*world, {}));
-  SHOAL_ASSIGN_OR_RETURN(const auto optimizer, MakeOptimizer(job.optim()));
+  SHOAL_ASSIGN_OR_RETURN(const auto optimizer, OptimizerFor(job, model));
   SHOAL_ASSIGN_OR_RETURN(const auto dp, DataParallel::Create(model.params(), *mesh, {}));
   OptimizerState state(*optimizer, dp->pieces(), DeviceKind::kCpu);
   ThreadPool pool(args.threads);

@@ -1,0 +1,24 @@
+// LAMB (You et al., arXiv 1904.00962), layerwise adaptive Adam for large batches, as its published programs differ
+// (config::LambConfig): tfa, apex, nvlamb, optax, lambc.
+//
+// Two passes over the shard: moments with the norms of weights and directions; then, after one all-reduce of two sums a
+// tensor, weights. The direction is computed twice rather than stored: 40 bytes a parameter in all.
+#pragma once
+
+#include "optim/optimizer.h"
+
+namespace shoal {
+
+class Lamb : public Optimizer {
+ public:
+  Lamb(const config::LambConfig& config, GroupTable groups, DType moment_type);
+  static UpdateTraits Traits(const config::LambConfig& config);
+  std::vector<std::string> state_names(const Param& /*param*/) const override { return {"exp_avg", "exp_avg_sq"}; }
+  int64_t second_pass_bytes() const override { return 4 + 2 * DTypeBytes(moment_type()); }
+  absl::Status Step(const OptimizerEnv& env, const OptimizerStep& step, const OptimizerShard& shard) override;
+
+ private:
+  config::LambConfig config_;  // the preset filled in
+};
+
+}  // namespace shoal

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Makes optimizers.json: a few steps of PyTorch's, optax's and timm's optimizers in float64, for golden_test.cc.
+
+Needs torch, optax and timm (the Python index). Options are those of tests/optim/textbook.cc, row by row; vectors are neither
+decayed nor adapted unless the row says so.
+"""
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy
+import optax
+import timm
+import timm.optim.lamb
+import torch
+
+jax.config.update("jax_enable_x64", True)
+RATE, STEPS = 1e-2, 4
+SHAPES = {"matrix": (6, 4), "vector": (6,)}
+
+
+def rounded(x):
+    """To float32, so that the program starts from the same numbers."""
+    return numpy.asarray(x, dtype=numpy.float32).astype(numpy.float64)
+
+
+def torch_weights(start, grads, make):
+    """Weights after all steps of the optimizer that make(matrix, vector) gives."""
+    params = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
+    optimizer = make(params["matrix"], params["vector"])
+    for step in grads:
+        for name, param in params.items():
+            param.grad = torch.tensor(step[name])
+        optimizer.step()
+    return {name: param.detach().numpy().ravel().tolist() for name, param in params.items()}
+
+
+def optax_weights(start, grads, transform, only=None):
+    params = {name: jnp.asarray(value) for name, value in start.items()}
+    state = transform.init(params)
+    for step in grads:
+        updates, state = transform.update({name: jnp.asarray(g) for name, g in step.items()}, state, params)
+        params = optax.apply_updates(params, updates)
+    return {name: numpy.asarray(value).ravel().tolist() for name, value in params.items() if only is None or name in only}
+
+
+def groups(matrix, vector, decay):
+    return [{"params": [matrix], "weight_decay": decay}, {"params": [vector], "weight_decay": 0.0}]
+
+
+def main():
+    rng = numpy.random.default_rng(11)
+    start = {name: rounded(rng.normal(size=shape)) for name, shape in SHAPES.items()}
+    grads = [{name: rounded(rng.normal(size=shape)) for name, shape in SHAPES.items()} for _ in range(STEPS)]
+    matrices = {"matrix": True, "vector": False}
+    rows = {}
+
+    def by_torch(name, make):
+        rows[name] = torch_weights(start, grads, make)
+
+    by_torch("adamw", lambda m, v: torch.optim.AdamW(groups(m, v, 0.1), lr=RATE, betas=(0.9, 0.95), eps=1e-8))
+    for nesterov in (False, True):
+        by_torch("sgd_nesterov" if nesterov else "sgd",
+                 lambda m, v: torch.optim.SGD(groups(m, v, 0.01), lr=RATE, momentum=0.8, nesterov=nesterov))
+    by_torch("adagrad", lambda m, v: torch.optim.Adagrad(groups(m, v, 0.01), lr=RATE, initial_accumulator_value=0.1, eps=1e-10))
+    lamb = timm.optim.lamb.Lamb
+    by_torch("lamb_apex", lambda m, v: lamb(groups(m, v, 0.01), lr=RATE, betas=(0.9, 0.999), eps=1e-6, max_grad_norm=1.0))
+    by_torch("lamb_nvlamb", lambda m, v: lamb(groups(m, v, 0.01), lr=RATE, eps=1e-6, max_grad_norm=1.0, always_adapt=True))
+    by_torch("lamb_lambc", lambda m, v: lamb(groups(m, v, 0.01), lr=RATE, eps=1e-6, max_grad_norm=1.0, trust_clip=True))
+    by_torch("lamb_tfa", lambda m, v: lamb(groups(m, v, 0.01), lr=RATE, eps=1e-6, max_grad_norm=None))
+    by_torch("lamb_no_bias_correction",
+             lambda m, v: lamb(groups(m, v, 0.01), lr=RATE, eps=1e-6, max_grad_norm=None, bias_correction=False))
+    rows["lamb_optax"] = optax_weights(start, grads, optax.lamb(RATE, weight_decay=0.01, mask=matrices))
+    for name, nesterov in (("lars_optax", False), ("lars_optax_nesterov", True)):
+        rows[name] = optax_weights(start, grads, optax.lars(
+            RATE, weight_decay=0.01, weight_decay_mask=matrices, trust_coefficient=0.02, trust_ratio_mask=matrices, momentum=0.9,
+            nesterov=nesterov))
+    # optax's matrices are [in, out]; its Nesterov form corrects the two terms' bias apart, which Keller's does not.
+    turned = lambda tensors: {name: value.T if name == "matrix" else value for name, value in tensors.items()}
+    muon = optax_weights(turned(start), [turned(step) for step in grads], optax.contrib.muon(
+        RATE, beta=0.95, nesterov=False, weight_decay=0.1, eps=1e-7), only=("matrix",))
+    rows["muon_plain"] = {"matrix": numpy.asarray(muon["matrix"]).reshape(4, 6).T.ravel().tolist()}
+
+    out = {"made_by": {"torch": torch.__version__, "optax": optax.__version__, "timm": timm.__version__}, "rate": RATE,
+           "tensors": [{"name": name, "shape": list(shape), "start": start[name].ravel().tolist()} for name, shape in SHAPES.items()],
+           "grads": [[step[name].ravel().tolist() for name in SHAPES] for step in grads], "weights": rows}
+    path = pathlib.Path(__file__).with_name("optimizers.json")
+    path.write_text(json.dumps(out, indent=0).replace("\n", " ").replace('"weights"', '\n"weights"') + "\n")
+    print(path, path.stat().st_size, "bytes", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
