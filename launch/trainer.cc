@@ -327,8 +327,7 @@ class Trainer {
       const bool last = m + 1 == inputs.micro.size();
       dp_->BeginMicroBatch(last ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
       if (!inputs.micro[m].x.defined()) continue;
-      SHOAL_RETURN_IF_ERROR(
-          ForwardBackward(inputs.micro[m], 1.0 / static_cast<double>(inputs.units), losses, record));
+      SHOAL_RETURN_IF_ERROR(ForwardBackward(inputs.micro[m], 1.0 / static_cast<double>(inputs.units), losses, record));
     }
     double at = Now();
     SHOAL_RETURN_IF_ERROR(dp_->FinishReductions());

@@ -13,8 +13,8 @@ class BufferState : public Stateful {
  public:
   // `buffers` are the model's, which outlives it.
   explicit BufferState(std::vector<Buffer*> buffers) : buffers_(std::move(buffers)) {}
-  // Collective, after every step: each buffer becomes its mean over ranks, so that all ranks hold the same. Running averages
-  // are linear, so this is what the ranks' own averages would give at the end.
+  // Collective, after every step: each buffer becomes its mean over ranks, so that all ranks hold the same. Running
+  // averages are linear, so this is what the ranks' own averages would give at the end.
   absl::Status AverageOverRanks(Communicator& comm);
   // Each as a whole tensor under its name.
   void VisitState(StateVisitor& visitor) override;

@@ -22,8 +22,9 @@ struct StepRecord {
   double slowest_share = 0;  // share of this start's steps in which it was the slowest
   enum class Straggler : uint8_t { kNo, kYes } straggler = Straggler::kNo;  // it holds up the others, and mostly it
   std::vector<int32_t> lengths;
-  std::string skip_reason;                                      // empty: the step was taken
-  double accuracy = std::numeric_limits<double>::quiet_NaN();   // share of the step's images that were classified correctly
+  std::string skip_reason;  // empty: the step was taken
+  double accuracy =
+      std::numeric_limits<double>::quiet_NaN();  // share of the step's images that were classified correctly
   double eval_accuracy = std::numeric_limits<double>::quiet_NaN();
   double eval_loss = std::numeric_limits<double>::quiet_NaN();  // of an evaluation after this step
   double allocation_left_seconds = -1;                          // of a Slurm job; < 0: none

@@ -91,9 +91,10 @@ void EmbeddingBwd(OpContext& ctx, const Tensor& tokens, const Tensor& dout, cons
 // dweight (f32) (=|+=) grad_scale * dloss/dweight. Returns NaN on kMeta.
 struct CrossEntropyOptions {
   float grad_scale = 1;
-  float label_smoothing = 0;   // the target is 1 - s for the label and s / V more for every class (arXiv 1512.00567)
-  int64_t* correct = nullptr;  // becomes the number of rows whose largest logit (of equal ones the first) is the label's
-  int64_t chunk_rows = 0;      // 0: chosen so that a chunk of logits stays within a few MiB
+  float label_smoothing = 0;  // the target is 1 - s for the label and s / V more for every class (arXiv 1512.00567)
+  int64_t* correct =
+      nullptr;             // becomes the number of rows whose largest logit (of equal ones the first) is the label's
+  int64_t chunk_rows = 0;  // 0: chosen so that a chunk of logits stays within a few MiB
   Accumulate accumulate_dweight = Accumulate::kAdd;
   Tensor bias = {};   // [V], of hidden's dtype; undefined: none
   Tensor dbias = {};  // f32; (=|+=) like dweight; wanted with bias in the backward

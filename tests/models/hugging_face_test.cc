@@ -2,11 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <numeric>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "models/transformer.h"
 #include "parallel/checkpoint/safetensors.h"
@@ -97,7 +99,7 @@ void PrintTo(const Unfit& row, std::ostream* out) { *out << row.to; }
 class HuggingFaceRefuses : public testing::TestWithParam<Unfit> {};
 TEST_P(HuggingFaceRefuses, WhatTheLayersDoNotDo) {
   const Unfit& row = GetParam();
-  const std::string folder = testing::TempDir() + "/hugging_face_unfit";
+  const std::string folder = testing::TempDir() + "/hugging_face_unfit_" + absl::StrCat(getpid());  // rows run at once
   std::filesystem::remove_all(folder);
   std::filesystem::copy(kGolden + row.model, folder);
   const std::string config = PosixFiles().Read(folder + "/config.json").value();

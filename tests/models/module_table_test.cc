@@ -56,7 +56,7 @@ struct ModuleRow {
   std::string name;
   std::function<std::unique_ptr<Module>()> make;
   enum class Input { kHidden, kTokens, kImages } input = Input::kHidden;
-  Shape images = {};  // of kImages
+  Shape images = {};                               // of kImages
   enum class Loss { kNo, kYes } loss = Loss::kNo;  // the module adds its own; kTokens always do
 };
 enum class Variant { kPlain, kRecompute, kDeferred, kRepeat };
@@ -97,8 +97,8 @@ class Harness {
     return sum;
   }
 
-  // Forward only, in the training mode: dropout and batch statistics act there alone. Modules with a loss of their own add
-  // it in backward.
+  // Forward only, in the training mode: dropout and batch statistics act there alone. Modules with a loss of their own
+  // add it in backward.
   double Loss(const Batch& x) {
     params_->BeginStep();
     StepContext ctx(Options(Mode::kTrain));
@@ -212,8 +212,11 @@ std::vector<ModuleRow> ImageTable() {
     return ModuleRow{name, [c, b] { return MakeResNetBlock(c, b); }, Input::kImages, {3, 5, 5, b.in}};
   };
   const auto whole = [](const char* name, const ResNetConfig& c, Recomputed recomputed = Recomputed::kNothing) {
-    return ModuleRow{name, [c, recomputed] { return std::make_unique<ResNet>(c, recomputed); }, Input::kImages,
-                     {4, 6, 6, 3}, ModuleRow::Loss::kYes};
+    return ModuleRow{name,
+                     [c, recomputed] { return std::make_unique<ResNet>(c, recomputed); },
+                     Input::kImages,
+                     {4, 6, 6, 3},
+                     ModuleRow::Loss::kYes};
   };
   return {
       stem("resnet_stem_cifar", ResNetConfig::CIFAR),
@@ -226,7 +229,11 @@ std::vector<ModuleRow> ImageTable() {
       block("resnet_squeezed", rs, {"b", 16, 4, 16, 1, 0}),
       block("resnet_squeezed_pooled_dropped", rs, {"b", 4, 4, 16, 2, 0.4}),
       block("resnet_dropped", basic, {"b", 4, 4, 4, 1, 0.4}),
-      {"resnet_head", [basic] { return MakeResNetHead(basic, 6); }, Input::kImages, {4, 2, 2, 6}, ModuleRow::Loss::kYes},
+      {"resnet_head",
+       [basic] { return MakeResNetHead(basic, 6); },
+       Input::kImages,
+       {4, 2, 2, 6},
+       ModuleRow::Loss::kYes},
       whole("resnet", basic),
       whole("resnet_rs", rs),
       whole("resnet_recomputed", bottleneck, Recomputed::kBlocks),

@@ -24,8 +24,8 @@ struct RowsOutcome {
   std::vector<uint8_t> correct;
 };
 
-// Rows of logits (plus the bias) become grad_scale * (softmax - target); returns the rows' losses and which labels had the largest
-// logit.
+// Rows of logits (plus the bias) become grad_scale * (softmax - target); returns the rows' losses and which labels had
+// the largest logit.
 template <class A>
 void SoftmaxRows(OpContext& ctx, const Tensor& logits, const A* bias, const int32_t* labels,
                  const CrossEntropyOptions& options, RowsOutcome& outcome) {
