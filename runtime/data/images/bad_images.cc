@@ -7,18 +7,18 @@
 namespace shoal {
 
 void BadImages::Add(const absl::Status& reason) {
-  const absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (!seen_.insert(NameHash(reason.message())).second) return;
   if (named_.size() < kNamed) named_.emplace_back(reason.message());
 }
 
 int64_t BadImages::count() const {
-  const absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   return static_cast<int64_t>(seen_.size());
 }
 
 std::string BadImages::Summary() const {
-  const absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (seen_.empty()) return "";
   std::string text =
       absl::StrCat(seen_.size(), seen_.size() == 1 ? " image" : " images", " left out: ", absl::StrJoin(named_, "; "));

@@ -2,13 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 
 namespace shoal {
 
@@ -23,9 +22,9 @@ class BadImages {
   std::string Summary() const;
 
  private:
-  mutable absl::Mutex mutex_;
-  absl::flat_hash_set<uint64_t> seen_ ABSL_GUARDED_BY(mutex_);  // hashes of reasons
-  std::vector<std::string> named_ ABSL_GUARDED_BY(mutex_);
+  mutable std::mutex mutex_;
+  absl::flat_hash_set<uint64_t> seen_;  // hashes of reasons
+  std::vector<std::string> named_;
 };
 
 }  // namespace shoal

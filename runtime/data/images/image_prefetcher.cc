@@ -19,17 +19,17 @@ ImagePrefetcher::ImagePrefetcher(int threads, int ahead, const ImageShape& shape
 
 ImagePrefetcher::~ImagePrefetcher() {
   {
-    const absl::MutexLock lock(&mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     phase_ = Phase::kStopped;
-    changed_.SignalAll();
+    changed_.notify_all();
   }
   for (std::thread& thread : threads_) thread.join();
 }
 
 void ImagePrefetcher::Restart(List list, int64_t most_images) {
-  const absl::MutexLock lock(&mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   phase_ = Phase::kIdle;
-  while (in_flight_ > 0) changed_.Wait(&mutex_);
+  while (in_flight_ > 0) changed_.wait(lock);
   for (ImageBatch& batch : ring_) {
     if (!batch.x.defined() || batch.x.dim(0) < most_images)
       batch.x = Tensor::Zeros({most_images, shape_.height, shape_.width, shape_.channels}, DType::kF32);
@@ -41,7 +41,7 @@ void ImagePrefetcher::Restart(List list, int64_t most_images) {
   listed_ = taken_ = 0;
   claimed_ = 0;
   phase_ = Phase::kRunning;
-  changed_.SignalAll();
+  changed_.notify_all();
 }
 
 bool ImagePrefetcher::TakeClaim(Claim& claim) {
@@ -54,7 +54,7 @@ bool ImagePrefetcher::TakeClaim(Claim& claim) {
     list_(next.items);
     if (next.items.empty()) {
       phase_ = Phase::kEnded;
-      changed_.SignalAll();
+      changed_.notify_all();
       return false;
     }
     next.labels.assign(next.items.size(), 0);
@@ -79,10 +79,10 @@ void ImagePrefetcher::Fulfil(const Claim& claim, ImageScratch& scratch) {
     else
       batch.errors[i] = label.status();
   }
-  const absl::MutexLock lock(&mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   batch.made += claim.end - claim.begin;
   --in_flight_;
-  if (batch.made == batch.items.size() || in_flight_ == 0) changed_.SignalAll();
+  if (batch.made == batch.items.size() || in_flight_ == 0) changed_.notify_all();
 }
 
 void ImagePrefetcher::Work() {
@@ -90,8 +90,8 @@ void ImagePrefetcher::Work() {
   for (;;) {
     Claim claim;
     {
-      const absl::MutexLock lock(&mutex_);
-      while (phase_ != Phase::kStopped && !TakeClaim(claim)) changed_.Wait(&mutex_);
+      std::unique_lock<std::mutex> lock(mutex_);
+      while (phase_ != Phase::kStopped && !TakeClaim(claim)) changed_.wait(lock);
       if (phase_ == Phase::kStopped) break;
     }
     Fulfil(claim, scratch);
@@ -101,14 +101,14 @@ void ImagePrefetcher::Work() {
 absl::StatusOr<const ImageBatch*> ImagePrefetcher::Next() {
   int64_t wanted = 0;
   {
-    const absl::MutexLock lock(&mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     wanted = taken_++;
-    changed_.SignalAll();
+    changed_.notify_all();
   }
   for (;;) {
     Claim claim;
     {
-      const absl::MutexLock lock(&mutex_);
+      std::unique_lock<std::mutex> lock(mutex_);
       for (;;) {
         if (wanted < listed_ && Slot(wanted).made == Slot(wanted).items.size()) {
           const ImageBatch& batch = Slot(wanted);
@@ -121,7 +121,7 @@ absl::StatusOr<const ImageBatch*> ImagePrefetcher::Next() {
         // Batches further ahead are the threads' business.
         const bool missing = listed_ <= wanted || (listed_ - 1 == wanted && claimed_ < Slot(wanted).items.size());
         if (missing && TakeClaim(claim)) break;
-        if (phase_ == Phase::kRunning || wanted < listed_) changed_.Wait(&mutex_);
+        if (phase_ == Phase::kRunning || wanted < listed_) changed_.wait(lock);
       }
     }
     Fulfil(claim, own_scratch_);

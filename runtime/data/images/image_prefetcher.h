@@ -2,15 +2,15 @@
 // ring of fixed memory; which thread makes an image changes nothing but time.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "runtime/data/images/image_transform.h"
 #include "runtime/tensor/tensor.h"
 
@@ -51,25 +51,23 @@ class ImagePrefetcher {
     ImageBatch* batch = nullptr;
     size_t begin = 0, end = 0;
   };
-  ImageBatch& Slot(int64_t batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return ring_[static_cast<size_t>(batch) % ring_.size()];
-  }
-  bool TakeClaim(Claim& claim) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Fulfil(const Claim& claim, ImageScratch& scratch) ABSL_LOCKS_EXCLUDED(mutex_);
+  ImageBatch& Slot(int64_t batch) { return ring_[static_cast<size_t>(batch) % ring_.size()]; }
+  bool TakeClaim(Claim& claim);  // under mutex_
+  void Fulfil(const Claim& claim, ImageScratch& scratch);
   void Work();
 
   const ImageShape shape_;
   const Make make_;
   const size_t claim_images_;  // so many at a time that locking costs nothing beside them
   ImageScratch own_scratch_;   // of the caller's thread
-  absl::Mutex mutex_;
-  absl::CondVar changed_;
-  List list_ ABSL_GUARDED_BY(mutex_);
-  std::vector<ImageBatch> ring_ ABSL_GUARDED_BY(mutex_);
-  int64_t listed_ ABSL_GUARDED_BY(mutex_) = 0, taken_ ABSL_GUARDED_BY(mutex_) = 0;  // batches since Restart
-  size_t claimed_ ABSL_GUARDED_BY(mutex_) = 0;                                      // images of the last listed batch
-  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;                                       // claims
-  enum class Phase : uint8_t { kIdle, kRunning, kEnded, kStopped } phase_ ABSL_GUARDED_BY(mutex_) = Phase::kIdle;
+  std::mutex mutex_;           // guards what follows
+  std::condition_variable changed_;
+  List list_;
+  std::vector<ImageBatch> ring_;
+  int64_t listed_ = 0, taken_ = 0;  // batches since Restart
+  size_t claimed_ = 0;              // images of the last listed batch
+  int in_flight_ = 0;               // claims
+  enum class Phase : uint8_t { kIdle, kRunning, kEnded, kStopped } phase_ = Phase::kIdle;
   std::vector<std::thread> threads_;
 };
 
