@@ -58,10 +58,12 @@ int RunWhyHang(const std::string& run);
 int RunDoctor();
 
 struct BenchArgs {
-  std::string what;  // probe | step | batches | attention | activations | checkpoint | tracing | images
+  std::string what;  // probe | step | batches | attention | activations | checkpoint | tracing | images | optimizer | muon
   JobArgs job;
   int threads = 2, warmup = 2, steps = 5;
   int64_t tokens = 16384, heads = 1, head_size = 64;
+  std::string kind = "adamw";        // of optimizer
+  int64_t parameters = 100'000'000;  // of optimizer
   std::string folder;  // of checkpoint and tracing; empty: bench-<what>. Of images: data; empty: CIFAR-like, made up
 };
 int RunBench(const BenchArgs& args);

@@ -176,10 +176,10 @@ int main(int argc, char** argv) {
   auto* bench = app.add_subcommand("bench", "one measurement as a line of JSON");
   bench
       ->add_option("what", bench_args.what,
-                   "probe, step, batches, attention, activations, checkpoint, tracing or images")
+                   "probe, step, batches, attention, activations, checkpoint, tracing, images, optimizer or muon")
       ->required()
-      ->check(
-          CLI::IsMember({"probe", "step", "batches", "attention", "activations", "checkpoint", "tracing", "images"}));
+      ->check(CLI::IsMember(
+          {"probe", "step", "batches", "attention", "activations", "checkpoint", "tracing", "images", "optimizer", "muon"}));
   bench->add_option("job", bench_args.job.job, "job file, for step");
   bench->add_option("--set", bench_args.job.sets, "override a field of the job")->expected(1)->take_all();
   bench->add_option("--threads", bench_args.threads, "threads per rank")->check(CLI::PositiveNumber);
@@ -188,6 +188,8 @@ int main(int argc, char** argv) {
   bench->add_option("--tokens", bench_args.tokens, "of attention");
   bench->add_option("--heads", bench_args.heads, "of attention");
   bench->add_option("--head-size", bench_args.head_size, "of attention");
+  bench->add_option("--kind", bench_args.kind, "of optimizer: adamw, clip_adamw, lars or lamb");
+  bench->add_option("--parameters", bench_args.parameters, "of optimizer")->check(CLI::PositiveNumber);
   bench->add_option("--folder", bench_args.folder,
                     "of checkpoint and tracing: on the disk to measure; of images: data to read");
   bench->callback([&] { code = shoal::RunBench(bench_args); });

@@ -24,11 +24,11 @@ UpdateTraits AdamW::Traits(const config::AdamWConfig& config) {
 std::vector<std::string> AdamW::state_names(const Param& /*param*/) const { return {"exp_avg", "exp_avg_sq"}; }
 
 absl::Status AdamW::Step(const OptimizerEnv& env, const OptimizerStep& step, const OptimizerShard& shard) {
-  Update(config_, groups(), env.pool, step, shard.pieces);
+  Update(config_, *this, env.pool, step, shard.pieces);
   return absl::OkStatus();
 }
 
-void AdamW::Update(const config::AdamWConfig& config, const GroupTable& groups, ThreadPool& pool,
+void AdamW::Update(const config::AdamWConfig& config, const Optimizer& optimizer, ThreadPool& pool,
                    const OptimizerStep& step, absl::Span<OptimizerPiece> pieces) {
   const double beta1 = config.beta1(), beta2 = std::pow(config.beta2(), step.batch_ratio);
   const double bias1 = 1 - std::pow(beta1, static_cast<double>(step.step));
@@ -45,12 +45,15 @@ void AdamW::Update(const config::AdamWConfig& config, const GroupTable& groups, 
         .inverse_bias2 = static_cast<float>(1 / bias2),
         .epsilon = static_cast<float>(options.epsilon)};
   };
-  ForPieceRuns(pool, pieces, [&](OptimizerPiece& piece, int64_t begin, int64_t n) {
-    MomentRun m(piece, 0, begin, n), v(piece, 1, begin, n);
-    optim::AdamWRun(scalars(groups.rows[piece.param->id]), piece.grad.data<float>() + begin, n,
-                    piece.master.data<float>() + begin, m.values(), v.values());
-    m.Store(step);
-    v.Store(step);
+  ForPieceRuns(pool, pieces, [&](OptimizerPiece& piece, int64_t first, int64_t count) {
+    const optim::AdamWScalars s = scalars(optimizer.groups().rows[piece.param->id]);
+    ForBlocks(optimizer.moment_type(), first, count, [&](int64_t begin, int64_t n) {
+      MomentRun m(piece, 0, begin, n), v(piece, 1, begin, n);
+      optim::AdamWRun(s, piece.grad.data<float>() + begin, n, piece.master.data<float>() + begin, m.values(),
+                      v.values());
+      m.Store(step);
+      v.Store(step);
+    });
   });
 }
 

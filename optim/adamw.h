@@ -13,8 +13,8 @@ class AdamW : public Optimizer {
   std::vector<std::string> state_names(const Param& param) const override;
   absl::Status Step(const OptimizerEnv& env, const OptimizerStep& step, const OptimizerShard& shard) override;
 
-  // The update of `pieces` alone, moments in state[0] and state[1]: for Muon, which leaves some tensors to it.
-  static void Update(const config::AdamWConfig& config, const GroupTable& groups, ThreadPool& pool,
+  // The update of `pieces` of any optimizer that has these moments for them: Muon leaves some tensors to it.
+  static void Update(const config::AdamWConfig& config, const Optimizer& optimizer, ThreadPool& pool,
                      const OptimizerStep& step, absl::Span<OptimizerPiece> pieces);
 
  private:

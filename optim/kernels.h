@@ -28,20 +28,23 @@ void SgdRun(const SgdScalars& s, const float* grad, int64_t n, float* weight, fl
 struct LambScalars {
   float grad_scale, beta1, fresh1, beta2, fresh2, inverse_bias1, inverse_bias2, epsilon, weight_decay;
 };
+// Their direction: u = m inverse_bias1 / (sqrt(v inverse_bias2) + epsilon) + weight_decay w.
 // m and v as in AdamW.
 void MomentsRun(const LambScalars& s, const float* grad, int64_t n, float* m, float* v);
-// u = m inverse_bias1 / (sqrt(v inverse_bias2) + epsilon) + weight_decay w.
-void LambDirectionRun(const LambScalars& s, int64_t n, const float* weight, const float* m, const float* v, float* u);
+// Adds up squares in fp64: sums[0] += sum w^2, sums[1] += sum u^2.
+void LambNormsRun(const LambScalars& s, int64_t n, const float* weight, const float* m, const float* v, double* sums);
 // Both in one pass.
 void LambMomentsRun(const LambScalars& s, const float* grad, int64_t n, const float* weight, float* m, float* v,
-                    float* u);
-// w -= rate u, with the direction of LambDirectionRun, bit for bit.
+                    double* sums);
+// w -= rate u.
 void LambApplyRun(const LambScalars& s, float rate, int64_t n, const float* m, const float* v, float* weight);
 
 struct LarsScalars {
   float grad_scale, momentum, weight_decay, rate;
   bool nesterov;
 };
+// Adds up squares in fp64: sums[0] += sum w^2, sums[1] += sum (g + weight_decay w)^2.
+void LarsNormsRun(const LarsScalars& s, const float* grad, int64_t n, const float* weight, double* sums);
 // d = rate (g + weight_decay w); v = momentum v + d; w -= nesterov ? d + momentum v : v.
 void LarsRun(const LarsScalars& s, const float* grad, int64_t n, float* weight, float* v);
 

@@ -5,8 +5,6 @@
 
 #include "optim/kernels.h"
 #include "optim/pieces.h"
-#include "runtime/base/status.h"
-#include "runtime/ops/cpu/row_kernels.h"
 
 namespace shoal {
 namespace {
@@ -74,41 +72,40 @@ absl::Status Lamb::Step(const OptimizerEnv& env, const OptimizerStep& step, cons
                               .weight_decay = static_cast<float>(options.weight_decay)};
   };
 
-  std::vector<double> sums =
-      SumByParam(env.pool, shard.pieces, groups().rows.size(), 2,
-                 [&](OptimizerPiece& piece, int64_t begin, int64_t n, double* squares) {
-                   const optim::LambScalars s = scalars(piece);
-                   const float* weight = piece.master.data<float>() + begin;
-                   const float* grad = piece.grad.data<float>() + begin;
-                   MomentRun m(piece, 0, begin, n), v(piece, 1, begin, n);
-                   float direction[kRunElements];
-                   if (moment_type() == DType::kF32) {
-                     optim::LambMomentsRun(s, grad, n, weight, m.values(), v.values(), direction);
-                   } else {  // the direction is that of the moments as they are stored
-                     optim::MomentsRun(s, grad, n, m.values(), v.values());
-                     m.Store(step);
-                     v.Store(step);
-                     optim::LambDirectionRun(s, n, weight, m.values(), v.values(), direction);
-                   }
-                   squares[0] += cpu::SumOfSquaresRow(weight, n);
-                   squares[1] += cpu::SumOfSquaresRow(direction, n);
-                 });
-  SHOAL_RETURN_IF_ERROR(env.owners.Sum(absl::MakeSpan(sums)));
-
-  const auto ratio = [&](const OptimizerPiece& piece) {
-    const auto id = static_cast<size_t>(piece.param->id);
-    const double weight = std::sqrt(sums[2 * id]), direction = std::sqrt(sums[2 * id + 1]);
-    if (OptionsOf(piece).adapt == ParamOptions::Adapt::kNo || weight == 0 || direction == 0) return 1.0;
-    const double free = weight / direction;
-    return config_.max_trust_ratio() > 0 ? std::min(free, config_.max_trust_ratio()) : free;
+  // Of moments, and of the norms of weight and direction.
+  const auto norms = [&](OptimizerPiece& piece, int64_t first, int64_t count, double* squares) {
+    const optim::LambScalars s = scalars(piece);
+    ForBlocks(moment_type(), first, count, [&](int64_t begin, int64_t n) {
+      const float* weight = piece.master.data<float>() + begin;
+      const float* grad = piece.grad.data<float>() + begin;
+      MomentRun m(piece, 0, begin, n), v(piece, 1, begin, n);
+      if (moment_type() == DType::kF32) {
+        optim::LambMomentsRun(s, grad, n, weight, m.values(), v.values(), squares);
+        return;
+      }
+      // The direction is that of the moments as they are stored.
+      optim::MomentsRun(s, grad, n, m.values(), v.values());
+      m.Store(step);
+      v.Store(step);
+      optim::LambNormsRun(s, n, weight, m.values(), v.values(), squares);
+    });
   };
-  ForPieceRuns(env.pool, shard.pieces, [&](OptimizerPiece& piece, int64_t begin, int64_t n) {
-    const double rate = step.learning_rate * OptionsOf(piece).learning_rate_factor * ratio(piece);
-    MomentRun m(piece, 0, begin, n), v(piece, 1, begin, n);
-    optim::LambApplyRun(scalars(piece), static_cast<float>(rate), n, m.values(), v.values(),
-                        piece.master.data<float>() + begin);
-  });
-  return absl::OkStatus();
+  const auto apply = [&](OptimizerPiece& piece, int64_t first, int64_t count, const double* squares) {
+    const optim::LambScalars s = scalars(piece);
+    const double ratio = TrustRatio(OptionsOf(piece), std::sqrt(squares[0]), std::sqrt(squares[1]));
+    const auto rate = static_cast<float>(step.learning_rate * OptionsOf(piece).learning_rate_factor * ratio);
+    ForBlocks(moment_type(), first, count, [&](int64_t begin, int64_t n) {
+      MomentRun m(piece, 0, begin, n), v(piece, 1, begin, n);
+      optim::LambApplyRun(s, rate, n, m.values(), v.values(), piece.master.data<float>() + begin);
+    });
+  };
+  return TwoPasses(env, shard.pieces, groups().rows.size(), norms, apply);
+}
+
+double Lamb::TrustRatio(const ParamOptions& options, double weight_norm, double direction_norm) const {
+  if (options.adapt == ParamOptions::Adapt::kNo || weight_norm == 0 || direction_norm == 0) return 1;
+  const double free = weight_norm / direction_norm;
+  return config_.max_trust_ratio() > 0 ? std::min(free, config_.max_trust_ratio()) : free;
 }
 
 }  // namespace shoal

@@ -1,8 +1,8 @@
 // LAMB (You et al., arXiv 1904.00962), layerwise adaptive Adam for large batches, as its published programs differ
 // (config::LambConfig): tfa, apex, nvlamb, optax, lambc.
 //
-// Two passes over the shard: moments with the norms of weights and directions; then, after one all-reduce of two sums a
-// tensor, weights. The direction is computed twice rather than stored: 40 bytes a parameter in all.
+// Two passes (TwoPasses): moments with the norms of weights and directions; then weights. The direction is computed
+// twice rather than stored: 40 bytes a parameter in all.
 #pragma once
 
 #include "optim/optimizer.h"
@@ -18,6 +18,7 @@ class Lamb : public Optimizer {
   absl::Status Step(const OptimizerEnv& env, const OptimizerStep& step, const OptimizerShard& shard) override;
 
  private:
+  double TrustRatio(const ParamOptions& options, double weight_norm, double direction_norm) const;
   config::LambConfig config_;  // the preset filled in
 };
 

@@ -4,8 +4,6 @@
 
 #include "optim/kernels.h"
 #include "optim/pieces.h"
-#include "runtime/base/status.h"
-#include "runtime/ops/cpu/row_kernels.h"
 
 namespace shoal {
 
@@ -21,35 +19,29 @@ double Lars::LocalRate(const ParamOptions& options, double weight_norm, double g
 }
 
 absl::Status Lars::Step(const OptimizerEnv& env, const OptimizerStep& step, const OptimizerShard& shard) {
-  const auto grad_scale = static_cast<float>(step.grad_scale);
-  std::vector<double> sums =
-      SumByParam(env.pool, shard.pieces, groups().rows.size(), 2,
-                 [&](OptimizerPiece& piece, int64_t begin, int64_t n, double* squares) {
-                   const ParamOptions& options = OptionsOf(piece);
-                   if (options.adapt == ParamOptions::Adapt::kNo) return;
-                   const float* weight = piece.master.data<float>() + begin;
-                   float direction[kRunElements];
-                   optim::ScaleRun(grad_scale, piece.grad.data<float>() + begin, n, direction);
-                   if (config_.form() == config::LarsConfig::OPTAX)
-                     optim::CombineRun(static_cast<float>(options.weight_decay), weight, 1, n, direction);
-                   squares[0] += cpu::SumOfSquaresRow(weight, n);
-                   squares[1] += cpu::SumOfSquaresRow(direction, n);
-                 });
-  SHOAL_RETURN_IF_ERROR(env.owners.Sum(absl::MakeSpan(sums)));
-  ForPieceRuns(env.pool, shard.pieces, [&](OptimizerPiece& piece, int64_t begin, int64_t n) {
+  const auto scalars = [&](const ParamOptions& options, double local) {
+    return optim::LarsScalars{.grad_scale = static_cast<float>(step.grad_scale),
+                              .momentum = static_cast<float>(config_.momentum()),
+                              .weight_decay = static_cast<float>(options.weight_decay),
+                              .rate = static_cast<float>(step.learning_rate * options.learning_rate_factor * local),
+                              .nesterov = config_.nesterov()};
+  };
+  const auto norms = [&](OptimizerPiece& piece, int64_t begin, int64_t n, double* squares) {
+    if (OptionsOf(piece).adapt == ParamOptions::Adapt::kNo) return;
+    optim::LarsScalars s = scalars(OptionsOf(piece), 1);
+    if (config_.form() == config::LarsConfig::ORIGINAL) s.weight_decay = 0;  // the norm is the gradient's alone
+    optim::LarsNormsRun(s, piece.grad.data<float>() + begin, n, piece.master.data<float>() + begin, squares);
+  };
+  const auto apply = [&](OptimizerPiece& piece, int64_t first, int64_t count, const double* squares) {
     const ParamOptions& options = OptionsOf(piece);
-    const auto id = static_cast<size_t>(piece.param->id);
-    const double local = LocalRate(options, std::sqrt(sums[2 * id]), std::sqrt(sums[2 * id + 1]));
-    MomentRun velocity(piece, 0, begin, n);
-    optim::LarsRun({.grad_scale = grad_scale,
-                    .momentum = static_cast<float>(config_.momentum()),
-                    .weight_decay = static_cast<float>(options.weight_decay),
-                    .rate = static_cast<float>(step.learning_rate * options.learning_rate_factor * local),
-                    .nesterov = config_.nesterov()},
-                   piece.grad.data<float>() + begin, n, piece.master.data<float>() + begin, velocity.values());
-    velocity.Store(step);
-  });
-  return absl::OkStatus();
+    const optim::LarsScalars s = scalars(options, LocalRate(options, std::sqrt(squares[0]), std::sqrt(squares[1])));
+    ForBlocks(moment_type(), first, count, [&](int64_t begin, int64_t n) {
+      MomentRun velocity(piece, 0, begin, n);
+      optim::LarsRun(s, piece.grad.data<float>() + begin, n, piece.master.data<float>() + begin, velocity.values());
+      velocity.Store(step);
+    });
+  };
+  return TwoPasses(env, shard.pieces, groups().rows.size(), norms, apply);
 }
 
 }  // namespace shoal

@@ -1,7 +1,6 @@
 // LARS (You et al., arXiv 1708.03888) in its two published forms (config::LarsConfig).
 //
-// Two passes over the shard: the norms of weights and gradients; then, after one all-reduce of two sums a tensor, the
-// momentum and the weights. 28 bytes a parameter in all.
+// Two passes (TwoPasses): the norms of weights and gradients; then momentum and weights. 28 bytes a parameter in all.
 #pragma once
 
 #include "optim/optimizer.h"

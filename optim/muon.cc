@@ -144,17 +144,19 @@ absl::Status Muon::Step(const OptimizerEnv& env, const OptimizerStep& step, cons
     const double factor = noise_.has_value() ? factors[layer_of_[piece.param->id]] : 1.0;
     UpdateMatrix(env.pool, step, piece, step.learning_rate * OptionsOf(piece).learning_rate_factor * factor);
   }
-  AdamW::Update(config_.adamw(), groups(), env.pool, step, absl::MakeSpan(others));
+  AdamW::Update(config_.adamw(), *this, env.pool, step, absl::MakeSpan(others));
   return absl::OkStatus();
 }
 
 double Muon::SquaredNoise(ThreadPool& pool, const OptimizerStep& step, OptimizerPiece& piece) {
   const Tensor difference = Scratch(difference_, *piece.param);
-  ForPieceRuns(pool, {&piece, 1}, [&](OptimizerPiece& p, int64_t begin, int64_t n) {
-    MomentRun previous(p, kPreviousGrad, begin, n);
-    float* to = difference.data<float>() + begin;
-    optim::ScaleRun(static_cast<float>(step.grad_scale), p.grad.data<float>() + begin, n, to);
-    optim::CombineRun(-1, previous.values(), 1, n, to);
+  ForPieceRuns(pool, {&piece, 1}, [&](OptimizerPiece& p, int64_t first, int64_t count) {
+    ForBlocks(moment_type(), first, count, [&](int64_t begin, int64_t n) {
+      MomentRun previous(p, kPreviousGrad, begin, n);
+      float* to = difference.data<float>() + begin;
+      optim::ScaleRun(static_cast<float>(step.grad_scale), p.grad.data<float>() + begin, n, to);
+      optim::CombineRun(-1, previous.values(), 1, n, to);
+    });
   });
   OpContext ctx{.pool = &pool};
   double norm = 0;
@@ -185,15 +187,17 @@ void Muon::UpdateMatrix(ThreadPool& pool, const OptimizerStep& step, OptimizerPi
                                     .momentum = static_cast<float>(config_.momentum()),
                                     .fresh = static_cast<float>(1 - config_.momentum()),
                                     .nesterov = config_.nesterov()};
-  ForPieceRuns(pool, only, [&](OptimizerPiece& p, int64_t begin, int64_t n) {
-    const float* grad = p.grad.data<float>() + begin;
-    MomentRun buffer(p, kMomentum, begin, n);
-    optim::MuonMomentumRun(momentum, grad, n, buffer.values(), update.data<float>() + begin);
-    buffer.Store(step);
-    if (!noise_.has_value()) return;
-    MomentRun previous(p, kPreviousGrad, begin, n);
-    optim::ScaleRun(grad_scale, grad, n, previous.values());
-    previous.Store(step);
+  ForPieceRuns(pool, only, [&](OptimizerPiece& p, int64_t first, int64_t count) {
+    ForBlocks(moment_type(), first, count, [&](int64_t begin, int64_t n) {
+      const float* grad = p.grad.data<float>() + begin;
+      MomentRun buffer(p, kMomentum, begin, n);
+      optim::MuonMomentumRun(momentum, grad, n, buffer.values(), update.data<float>() + begin);
+      buffer.Store(step);
+      if (!noise_.has_value()) return;
+      MomentRun previous(p, kPreviousGrad, begin, n);
+      optim::ScaleRun(grad_scale, grad, n, previous.values());
+      previous.Store(step);
+    });
   });
   const double keep = KeptShare(step, OptionsOf(piece), config_.decay());
   float* weight = piece.master.data<float>();

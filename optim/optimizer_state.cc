@@ -1,5 +1,7 @@
 #include "optim/optimizer_state.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace shoal {
@@ -9,12 +11,23 @@ OptimizerState::OptimizerState(const Optimizer& optimizer, absl::Span<OwnedPiece
       scalar_names_(optimizer.scalar_names()),
       scalars_(scalar_names_.size()),
       second_pass_bytes_(optimizer.second_pass_bytes()) {
+  // The n-th moments of all pieces lie one after another in one tensor: large enough for huge pages.
+  std::vector<int64_t> sizes;
   for (const OwnedPiece& piece : owned) {
-    OptimizerPiece& mine =
-        pieces_.emplace_back(OptimizerPiece{piece.param, piece.begin, piece.end, piece.master, piece.grad, {}});
+    pieces_.push_back({piece.param, piece.begin, piece.end, piece.master, piece.grad, {}});
     state_names_.push_back(optimizer.state_names(*piece.param));
-    for (size_t i = 0; i < state_names_.back().size(); ++i)
-      mine.state.push_back(Tensor::Zeros({piece.end - piece.begin}, optimizer.moment_type(), device));
+    sizes.resize(std::max(sizes.size(), state_names_.back().size()));
+    for (size_t i = 0; i < state_names_.back().size(); ++i) sizes[i] += piece.end - piece.begin;
+  }
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const Tensor all = Tensor::Zeros({sizes[i]}, optimizer.moment_type(), device);
+    int64_t at = 0;
+    for (size_t p = 0; p < pieces_.size(); ++p) {
+      if (i >= state_names_[p].size()) continue;
+      const int64_t n = pieces_[p].end - pieces_[p].begin;
+      pieces_[p].state.push_back(all.Rows(at, at + n));
+      at += n;
+    }
   }
 }
 

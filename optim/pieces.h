@@ -10,20 +10,30 @@
 
 namespace shoal {
 
-// Elements of a run at most: what a kernel reads and writes of it stays in the first-level cache.
-inline constexpr int64_t kRunElements = 1024;
+// Elements of a block whose moments have to be widened: what a kernel reads and writes of it stays in the first-level
+// cache.
+inline constexpr int64_t kBlockElements = 1024;
 
-// Calls fn(piece, begin, count) for runs of all pieces; elementwise updates do not depend on where runs end.
+// Calls fn(piece, begin, count) for runs of all pieces, one after another on any thread; elementwise updates do not
+// depend on where runs end.
 void ForPieceRuns(ThreadPool& pool, absl::Span<OptimizerPiece> pieces,
                   absl::FunctionRef<void(OptimizerPiece& piece, int64_t begin, int64_t count)> fn);
 
-// The same with `width` sums: fn adds the run's terms to sums[0, width). Returns them by parameter, [id * width +
-// which], added up in element order, for any number of threads; 0 for parameters that this rank has nothing of.
-std::vector<double> SumByParam(
-    ThreadPool& pool, absl::Span<OptimizerPiece> pieces, size_t params, size_t width,
-    absl::FunctionRef<void(OptimizerPiece& piece, int64_t begin, int64_t count, double* sums)> fn);
+// Cuts a run for MomentRun: calls fn(begin, count) for all of it when moments are f32, else block by block.
+void ForBlocks(DType moment_type, int64_t begin, int64_t count,
+               absl::FunctionRef<void(int64_t begin, int64_t count)> fn);
 
-// Moment `which` of a run of at most kRunElements, as floats: the state itself, or a widened copy of bf16.
+// The two passes of a layerwise optimizer: `norms` adds the terms of a run to sums[0] and sums[1] of its tensor,
+// `apply` is then called for all runs with both sums over the whole tensor, in element order for any number of threads.
+//
+// Tensors that are here whole go through both passes a few at a time, so that the second finds them in the cache; those
+// that are cut among owners wait for one sum over env.owners. Collective; its errors.
+absl::Status TwoPasses(
+    const OptimizerEnv& env, absl::Span<OptimizerPiece> pieces, size_t params,
+    absl::FunctionRef<void(OptimizerPiece& piece, int64_t begin, int64_t count, double* sums)> norms,
+    absl::FunctionRef<void(OptimizerPiece& piece, int64_t begin, int64_t count, const double* sums)> apply);
+
+// Moment `which` of one of ForBlocks' cuts, as floats: the state itself, or a widened copy of bf16.
 class MomentRun {
  public:
   MomentRun(OptimizerPiece& piece, size_t which, int64_t begin, int64_t count);
@@ -37,7 +47,7 @@ class MomentRun {
   size_t which_;
   int64_t begin_, count_;
   float* values_;
-  float widened_[kRunElements];
+  float widened_[kBlockElements];
 };
 
 }  // namespace shoal

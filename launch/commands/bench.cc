@@ -17,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "comm/world.h"
 #include "launch/commands.h"
+#include "launch/commands/bench_optimizer.h"
 #include "launch/config_loader.h"
 #include "launch/optimizer_setup.h"
 #include "launch/predict.h"
@@ -345,6 +346,10 @@ int RunBench(const BenchArgs& args) {
   if (args.what == "activations") return Activations(args);
   if (args.what == "checkpoint" || args.what == "tracing") {
     const absl::Status status = args.what == "tracing" ? Tracing(args) : Checkpoint(args);
+    return status.ok() ? 0 : Fail(status);
+  }
+  if (args.what == "optimizer" || args.what == "muon") {
+    const absl::Status status = args.what == "muon" ? BenchMuon(args) : BenchOptimizer(args);
     return status.ok() ? 0 : Fail(status);
   }
   if (args.what == "batches") return Batches(args);
