@@ -36,8 +36,8 @@ struct Phase {
   };
   std::vector<Message> messages;
   std::function<absl::Status()> then;  // may be null
-  // May be null. Called when the phase begins, to take memory and add messages: operations that wait for their turn then
-  // hold no memory to receive into.
+  // May be null. Called when the phase begins, to take memory and add messages: operations that wait for their turn
+  // then hold no memory to receive into.
   std::function<void(Operation&, Phase&)> prepare;
 };
 

@@ -248,7 +248,8 @@ WorkPtr GroupCommunicator::Broadcast(const Tensor& x, int root, CallOptions opti
   int reach = 1;
   while (reach <= me) reach *= 2;
   const auto world = [&](int relative) { return members_[(relative + root) % size()]; };
-  if (me > 0) operation->phases.push_back({{{Way::kRecv, world(me - reach / 2), x.raw(), x.bytes()}}, nullptr, nullptr});
+  if (me > 0)
+    operation->phases.push_back({{{Way::kRecv, world(me - reach / 2), x.raw(), x.bytes()}}, nullptr, nullptr});
   Phase send;
   for (int child = reach; me + child < size(); child *= 2)
     send.messages.push_back({Way::kSend, world(me + child), x.raw(), x.bytes()});
