@@ -23,6 +23,8 @@
 #include "launch/run_dir.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/str.h"
+#include "runtime/data/images/jpeg.h"
+#include "runtime/data/images/png.h"
 #include "runtime/ops/cpu/onednn_adapter.h"
 #include "runtime/ops/cpu/row_kernels.h"
 #include "runtime/ops/dispatch.h"
@@ -68,6 +70,7 @@ void SayLibraries() {
   Say("Abseil", absl::StrCat(ABSL_LTS_RELEASE_VERSION, " (least 20220623)"));
 #endif
   Say("zlib, zstd", absl::StrCat(zlibVersion(), " (least 1.2.11), ", ZSTD_versionString(), " (least 1.5)"));
+  Say("images", absl::StrCat(JpegLibrary(), ", ", PngLibrary(), " (least 1.6)"));
 }
 
 // What only some uses need. Returns how many of the needed ones are missing.

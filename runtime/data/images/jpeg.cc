@@ -152,4 +152,14 @@ absl::Status EncodeJpeg(const ImageView& image, int quality, std::string& bytes)
   return done ? absl::OkStatus() : absl::InternalError(absl::StrCat("cannot write a JPEG: ", trap.message));
 }
 
+#define SHOAL_TEXT_INNER(x) #x
+#define SHOAL_TEXT(x) SHOAL_TEXT_INNER(x)
+std::string JpegLibrary() {
+#ifdef LIBJPEG_TURBO_VERSION
+  return "libjpeg-turbo " SHOAL_TEXT(LIBJPEG_TURBO_VERSION);
+#else
+  return absl::StrCat("libjpeg ", JPEG_LIB_VERSION);
+#endif
+}
+
 }  // namespace shoal

@@ -1,6 +1,8 @@
 // The only file that speaks to libjpeg: its longjmp ends here.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "runtime/data/images/image.h"
@@ -14,5 +16,8 @@ absl::Status DecodeJpeg(absl::string_view bytes, int channels, double least_scal
 
 // For tests and benchmarks.
 absl::Status EncodeJpeg(const ImageView& image, int quality, std::string& bytes);
+
+// "libjpeg-turbo 2.1.5": what this program was built with.
+std::string JpegLibrary();
 
 }  // namespace shoal

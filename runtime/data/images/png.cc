@@ -102,4 +102,6 @@ absl::Status EncodePng(const ImageView& image, std::string& bytes) {
   return done ? absl::OkStatus() : absl::InternalError(absl::StrCat("cannot write a PNG: ", stream.message));
 }
 
+std::string PngLibrary() { return absl::StrCat("libpng ", png_get_libpng_ver(nullptr)); }
+
 }  // namespace shoal

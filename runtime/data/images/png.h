@@ -15,4 +15,7 @@ absl::Status DecodePng(absl::string_view bytes, int channels, Image& wide, Image
 // For tests: 1 to 4 channels.
 absl::Status EncodePng(const ImageView& image, std::string& bytes);
 
+// "libpng 1.6.39": what this program runs with.
+std::string PngLibrary();
+
 }  // namespace shoal
