@@ -62,8 +62,8 @@ def equal_to_torch():
                             f"loss {peer['losses'][0]:.3f} to {peer['losses'][-1]:.3f}"))
             # One step of plain SGD with a huge rate leaves weights that are the gradients, up to rounding of theirs.
             rate = 2.0 ** 16
-            run([SHOAL, "train", job, "--run_dir", folder / "run", "--set", start, "--set", f"optim.learning_rate={rate}",
-                 "--set", "optim={ sgd { momentum: 0 } schedule { shape: CONSTANT } clip_norm: 0 }", "--set", "duration.steps=1"])
+            run([SHOAL, "train", job, "--run_dir", folder / "run", "--set", start, "--set", "duration.steps=1",
+                 "--set", "optim={ sgd { momentum: 0 } schedule { shape: CONSTANT } clip_norm: 0 }", "--set", f"optim.learning_rate={rate}"])
             run([SHOAL, "convert", folder / "run", folder / "after.safetensors"])
             before, after, theirs = (read_safetensors(folder / f"{n}.safetensors") for n in ("init", "after", "gradients"))
             # The gradient of the key biases is zero in exact arithmetic: softmax does not see a constant.
