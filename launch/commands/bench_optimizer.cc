@@ -89,7 +89,7 @@ absl::Status BenchOptimizer(const BenchArgs& args) {
   SHOAL_ASSIGN_OR_RETURN(const auto mesh, Mesh::Create(*world, {}));
   SHOAL_ASSIGN_OR_RETURN(const auto optimizer, MakeOptimizer(config, params, {}));
   SHOAL_ASSIGN_OR_RETURN(const auto dp,
-                         DataParallel::Create(params, *mesh, {.bucket_bytes = int64_t{1} << 40, .update_cost = {}}));
+                         DataParallel::Create(params, *mesh, {.update_cost = {}}));
   OptimizerState state(*optimizer, dp->pieces(), DeviceKind::kCpu);
   const auto owners = SoleOwner();
   dp->InitializeWeights(pool, 1);
