@@ -96,6 +96,7 @@ bool Engine::Advance(Operation& op) {
   while (op.phase_ < op.phases.size()) {
     Phase& phase = op.phases[op.phase_];
     if (!op.started_) {
+      if (phase.prepare) phase.prepare(op, phase);
       op.transfers_.clear();
       for (const Phase::Message& m : phase.messages) {
         op.transfers_.push_back(m.way == Phase::Message::Way::kSend

@@ -24,6 +24,8 @@
 
 namespace shoal {
 
+class Operation;
+
 // A part of an operation: messages that go side by side, then something to do with what came.
 struct Phase {
   struct Message {
@@ -34,6 +36,9 @@ struct Phase {
   };
   std::vector<Message> messages;
   std::function<absl::Status()> then;  // may be null
+  // May be null. Called when the phase begins, to take memory and add messages: operations that wait for their turn
+  // then hold no memory to receive into.
+  std::function<void(Operation&, Phase&)> prepare;
 };
 
 // Memory that operations receive into, used again and again: fresh memory would cost a page fault per 4 KiB in every

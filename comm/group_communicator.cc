@@ -33,6 +33,53 @@ struct Header {
   char text[256];
 };
 
+// Messages of piece(peer) to or from every other member, own rank + 1 first, so that no rank is everyone's first.
+template <class F>
+void ExchangeAmong(const std::vector<int>& members, int rank, Phase& phase, Way way, F piece) {
+  const int n = static_cast<int>(members.size());
+  for (int i = 1; i < n; ++i) {
+    const int peer = way == Way::kSend ? (rank + i) % n : (rank + n - i) % n;
+    const auto [data, bytes] = piece(peer);
+    phase.messages.push_back({way, members[peer], data, bytes});
+  }
+}
+
+// Each rank's piece of `in` goes to it, and what comes is reduced in rank order: `out` = op over ranks of piece `rank`.
+struct Scatter {
+  std::vector<int> members;
+  int rank = 0;
+  Tensor in;
+  std::vector<int64_t> counts, at;  // of the pieces, in elements
+  ReduceOp op;
+  void* out = nullptr;  // may be the rank's own piece of `in`
+};
+// `engine` runs the phase, so it is there while it does.
+Phase ScatterPhase(Engine* engine, Scatter s) {
+  Phase scatter;
+  scatter.prepare = [engine, s = std::move(s)](Operation& operation, Phase& phase) {
+    const int n = static_cast<int>(s.members.size());
+    const int64_t element = DTypeBytes(s.in.dtype()), mine = s.counts[s.rank];
+    operation.scratch.push_back(engine->Scratch(mine * element * (n - 1)));
+    std::vector<const void*> from(static_cast<size_t>(n), Bytes(s.in, s.at[s.rank]));
+    char* incoming = operation.scratch.back().get();
+    for (int r = 0, i = 0; r < n; ++r) {
+      if (r != s.rank) from[static_cast<size_t>(r)] = incoming + i++ * mine * element;
+    }
+    ExchangeAmong(s.members, s.rank, phase, Way::kSend, [&](int peer) {
+      return std::pair{static_cast<void*>(Bytes(s.in, s.at[peer])), s.counts[peer] * element};
+    });
+    ExchangeAmong(s.members, s.rank, phase, Way::kRecv, [&](int peer) {
+      return std::pair{const_cast<void*>(from[static_cast<size_t>(peer)]), mine * element};
+    });
+    phase.then = [&operation, from, dtype = s.in.dtype(), op = s.op, mine, out = s.out] {
+      ReduceInRankOrder(dtype, op, from, mine, out);
+      operation.scratch.pop_back();
+      return absl::OkStatus();
+    };
+  };
+  return scatter;
+}
+
 }  // namespace
 
 GroupCommunicator::GroupCommunicator(std::shared_ptr<Engine> engine, std::vector<int> members, int rank, int channel,
@@ -46,11 +93,7 @@ GroupCommunicator::GroupCommunicator(std::shared_ptr<Engine> engine, std::vector
 
 template <class F>
 void GroupCommunicator::Exchange(Phase& phase, Way way, F piece) const {
-  for (int i = 1; i < size(); ++i) {
-    const int peer = way == Way::kSend ? (rank_ + i) % size() : (rank_ + size() - i) % size();
-    const auto [data, bytes] = piece(peer);
-    phase.messages.push_back({way, members_[peer], data, bytes});
-  }
+  ExchangeAmong(members_, rank_, phase, way, piece);
 }
 
 void GroupCommunicator::Label(Operation& operation, const CallOptions& options) {
@@ -116,23 +159,7 @@ WorkPtr GroupCommunicator::AllReduce(const Tensor& x, ReduceOp op, CallOptions o
   }
   const std::vector<int64_t> at = small ? std::vector<int64_t>(n + 1, 0) : Offsets(counts);
   const int64_t mine = counts[rank_];
-  operation->scratch.push_back(engine_->Scratch(mine * element * n));
-  char* incoming = operation->scratch.back().get();
-  Phase scatter;
-  Exchange(scatter, Way::kSend, [&](int peer) {
-    return std::pair{static_cast<void*>(Bytes(x, at[peer])), counts[peer] * element};
-  });
-  Exchange(scatter, Way::kRecv, [&](int peer) {
-    return std::pair{static_cast<void*>(incoming + peer * mine * element), mine * element};
-  });
-  scatter.then = [x, op, n, mine, element, incoming, me = rank_, start = at[rank_]] {
-    std::vector<const void*> from(n);
-    for (int r = 0; r < n; ++r)
-      from[r] = r == me ? static_cast<const void*>(Bytes(x, start)) : incoming + r * mine * element;
-    ReduceInRankOrder(x.dtype(), op, from, mine, Bytes(x, start));
-    return absl::OkStatus();
-  };
-  operation->phases.push_back(std::move(scatter));
+  operation->phases.push_back(ScatterPhase(engine_.get(), {members_, rank_, x, counts, at, op, Bytes(x, at[rank_])}));
   if (!small) {
     Phase gather;
     Exchange(gather, Way::kSend, [&](int) {
@@ -155,25 +182,8 @@ WorkPtr GroupCommunicator::ReduceScatterV(const Tensor& in, absl::Span<const int
         in.dtype() == out.dtype())
       << "reduce_scatter: counts do not match the tensors";
   auto operation = Begin("reduce_scatter", options, in.dtype(), in.size(), {in, out});
-  const int n = size();
-  const int64_t element = DTypeBytes(in.dtype()), mine = counts[rank_];
-  operation->scratch.push_back(engine_->Scratch(mine * element * n));
-  char* incoming = operation->scratch.back().get();
-  Phase scatter;
-  Exchange(scatter, Way::kSend, [&](int peer) {
-    return std::pair{static_cast<void*>(Bytes(in, at[peer])), counts[peer] * element};
-  });
-  Exchange(scatter, Way::kRecv, [&](int peer) {
-    return std::pair{static_cast<void*>(incoming + peer * mine * element), mine * element};
-  });
-  scatter.then = [in, out, op, n, mine, element, incoming, me = rank_, start = at[rank_]] {
-    std::vector<const void*> from(n);
-    for (int r = 0; r < n; ++r)
-      from[r] = r == me ? static_cast<const void*>(Bytes(in, start)) : incoming + r * mine * element;
-    ReduceInRankOrder(in.dtype(), op, from, mine, out.raw());
-    return absl::OkStatus();
-  };
-  operation->phases.push_back(std::move(scatter));
+  operation->phases.push_back(
+      ScatterPhase(engine_.get(), {members_, rank_, in, {counts.begin(), counts.end()}, at, op, out.raw()}));
   return Submit(std::move(operation));
 }
 
@@ -238,7 +248,8 @@ WorkPtr GroupCommunicator::Broadcast(const Tensor& x, int root, CallOptions opti
   int reach = 1;
   while (reach <= me) reach *= 2;
   const auto world = [&](int relative) { return members_[(relative + root) % size()]; };
-  if (me > 0) operation->phases.push_back({{{Way::kRecv, world(me - reach / 2), x.raw(), x.bytes()}}, nullptr});
+  if (me > 0)
+    operation->phases.push_back({{{Way::kRecv, world(me - reach / 2), x.raw(), x.bytes()}}, nullptr, nullptr});
   Phase send;
   for (int child = reach; me + child < size(); child *= 2)
     send.messages.push_back({Way::kSend, world(me + child), x.raw(), x.bytes()});
@@ -254,7 +265,7 @@ WorkPtr GroupCommunicator::PointToPoint(Way way, const Tensor& x, int peer, cons
   operation->bytes = x.bytes();
   operation->channel = channel_ + 1;
   operation->tensors = {x};
-  operation->phases.push_back({{{way, members_[peer], x.raw(), x.bytes()}}, nullptr});
+  operation->phases.push_back({{{way, members_[peer], x.raw(), x.bytes()}}, nullptr, nullptr});
   engine_->Submit({channel_, way == Way::kSend ? Engine::Queue::Kind::kSend : Engine::Queue::Kind::kRecv, peer},
                   operation);
   return operation;

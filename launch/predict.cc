@@ -92,6 +92,10 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   p.gradients = dry.dp().grad_bytes();
   p.masters = dry.dp().master_bytes();
   p.optimizer = dry.state().bytes();
+  for (const Bucket& bucket : dry.dp().plan().buckets) {
+    // The pieces of all other ranks; reductions run one after the other.
+    p.communication = std::max(p.communication, bucket.counts[0] * 4 * (ranks - 1));
+  }
   if (checkpoints == Checkpoints::kYes) {
     p.checkpoint = p.optimizer;
     for (const OptimizerPiece& piece : dry.state().pieces()) p.checkpoint += piece.master.size() * 4;

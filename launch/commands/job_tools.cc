@@ -71,6 +71,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("optimizer state", p.optimizer);
   line("activations (saved for backward)", p.saved);
   line("activations (peak)", p.activations);
+  line("reductions receive into", p.communication);
   line("copy for checkpoints", p.checkpoint);
   line("program", p.program);
   line("total", p.total());
