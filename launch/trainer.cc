@@ -315,7 +315,7 @@ class Trainer {
     scalars[0] = loss;
     if (job_.parallel().zero() == 1 || first()) {
       OpContext ops{.pool = rank_.pool.get(), .spans = spans_};
-      for (const OptimizerPiece& piece : state_->pieces()) scalars[1] += ops::SumOfSquares(ops, piece.grad);
+      scalars[1] = ops::SumOfSquares(ops, state_->grads());
     }
     const bool files = first() && !options_.run_dir.empty();
     scalars[2] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;

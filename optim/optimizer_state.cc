@@ -15,6 +15,7 @@ OptimizerState::OptimizerState(const Optimizer& optimizer, absl::Span<OwnedPiece
   std::vector<int64_t> sizes;
   for (const OwnedPiece& piece : owned) {
     pieces_.push_back({piece.param, piece.begin, piece.end, piece.master, piece.grad, {}});
+    grads_.push_back(piece.grad);
     state_names_.push_back(optimizer.state_names(*piece.param));
     sizes.resize(std::max(sizes.size(), state_names_.back().size()));
     for (size_t i = 0; i < state_names_.back().size(); ++i) sizes[i] += piece.end - piece.begin;

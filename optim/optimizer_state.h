@@ -15,6 +15,7 @@ class OptimizerState : public Stateful {
   // Zeroed moments for every piece of `owned` (views; DataParallel outlives it).
   OptimizerState(const Optimizer& optimizer, absl::Span<OwnedPiece> owned, DeviceKind device);
   absl::Span<OptimizerPiece> pieces() { return absl::MakeSpan(pieces_); }
+  absl::Span<const Tensor> grads() const { return grads_; }  // of the pieces, for norms
   OptimizerShard shard() { return {absl::MakeSpan(pieces_), absl::MakeSpan(scalars_)}; }
 
   // Before each Optimizer::Step: counts the update, and fills in its step, time and batch_ratio.
@@ -30,6 +31,7 @@ class OptimizerState : public Stateful {
  private:
   std::string kind_;
   std::vector<OptimizerPiece> pieces_;
+  std::vector<Tensor> grads_;
   std::vector<std::vector<std::string>> state_names_;  // by piece
   std::vector<std::string> scalar_names_;
   std::vector<double> scalars_;

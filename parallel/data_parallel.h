@@ -25,7 +25,7 @@ struct DataParallelOptions {
   DType compute = DType::kF32;
   int64_t bucket_bytes = 4 << 20;
   ShardGranularity granularity = ShardGranularity::kElement;
-  std::vector<double> update_cost;       // by Param::id; see ShardRequest::cost
+  std::vector<double> update_cost = {};  // by Param::id; see ShardRequest::cost
   DeviceKind device = DeviceKind::kCpu;  // kMeta: no memory (plans)
 };
 

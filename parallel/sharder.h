@@ -41,7 +41,7 @@ struct ShardRequest {
   int ranks = 1;
   int64_t bucket_bytes = 4 << 20;  // of f32 gradients
   ShardGranularity granularity = ShardGranularity::kElement;
-  std::vector<double> cost;  // kMatrix: of updating each parameter, by id; empty: its elements
+  std::vector<double> cost = {};  // kMatrix: of updating each parameter, by id; empty: its elements
 };
 ShardPlan PlanShards(const ShardRequest& request);
 
