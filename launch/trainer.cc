@@ -138,6 +138,7 @@ class Trainer {
       const auto step = store_->LoadNewest(Everything());
       for (const std::string& warning : store_->warnings()) Say("warning: " + warning);
       if (step.ok()) {
+        SHOAL_RETURN_IF_ERROR(state_->loaded());
         resumed = true;
         Say(absl::StrCat("resumed at step ", progress_.step, " from ", options_.run_dir, "/checkpoints"));
       } else if (!absl::IsNotFound(step.status())) {
