@@ -58,7 +58,8 @@ int RunWhyHang(const std::string& run);
 int RunDoctor();
 
 struct BenchArgs {
-  std::string what;  // probe | step | batches | attention | activations | checkpoint | tracing | images | optimizer | muon
+  std::string
+      what;  // probe | step | batches | attention | activations | checkpoint | tracing | images | optimizer | muon
   JobArgs job;
   int threads = 2, warmup = 2, steps = 5;
   int64_t tokens = 16384, heads = 1, head_size = 64;

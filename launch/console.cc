@@ -48,7 +48,8 @@ bool WritesToATerminal() {
   if (std::getenv("OMPI_COMM_WORLD_RANK") == nullptr && std::getenv("SLURM_PROCID") == nullptr) return true;
   std::error_code unreadable;
   const auto target = std::filesystem::read_symlink(absl::StrCat("/proc/", ::getppid(), "/fd/1"), unreadable);
-  return !unreadable && (absl::StartsWith(target.string(), "/dev/pts/") || absl::StartsWith(target.string(), "/dev/tty"));
+  return !unreadable &&
+         (absl::StartsWith(target.string(), "/dev/pts/") || absl::StartsWith(target.string(), "/dev/tty"));
 }
 
 }  // namespace

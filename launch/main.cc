@@ -178,8 +178,8 @@ int main(int argc, char** argv) {
       ->add_option("what", bench_args.what,
                    "probe, step, batches, attention, activations, checkpoint, tracing, images, optimizer or muon")
       ->required()
-      ->check(CLI::IsMember(
-          {"probe", "step", "batches", "attention", "activations", "checkpoint", "tracing", "images", "optimizer", "muon"}));
+      ->check(CLI::IsMember({"probe", "step", "batches", "attention", "activations", "checkpoint", "tracing", "images",
+                             "optimizer", "muon"}));
   bench->add_option("job", bench_args.job.job, "job file, for step");
   bench->add_option("--set", bench_args.job.sets, "override a field of the job")->expected(1)->take_all();
   bench->add_option("--threads", bench_args.threads, "threads per rank")->check(CLI::PositiveNumber);

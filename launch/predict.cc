@@ -114,7 +114,7 @@ CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShap
   CostSheet cost;
   for (const BatchShape& micro : micro_batches) dry.ForwardBackward(micro, &cost);
   OpContext ops{.cost = &cost};
-  for (const OptimizerPiece& piece : dry.state().pieces()) ops::SumOfSquares(ops, piece.grad);
+  ops::SumOfSquares(ops, dry.state().grads());
   for (const auto& [name, bytes] : StepTraffic(dry.dp(), dry.state(), dry.mesh())) cost.ops[name] += {1, 0, bytes};
   return cost;
 }

@@ -168,6 +168,8 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every(), job.model());
   if (job.eval().has_every()) CheckDuration(check, "eval.every", job.eval().every(), job.model());
   if (job.optim().has_ema()) check.Add("optim.ema is not supported by this build's trainer");
+  if (job.optim().has_width_rule())
+    check.Add("optim.width_rule is not supported by this build's models: they lack its multipliers");
   if (job.optim().has_batch_growth()) check.Add("optim.batch_growth is not supported by this build's trainer");
   const double final_ratio = job.optim().schedule().final_ratio();
   if (final_ratio < 0 || final_ratio > 1)

@@ -156,6 +156,7 @@ class Trainer {
       const auto step = store_->LoadNewest(Everything());
       for (const std::string& warning : store_->warnings()) Say("warning: " + warning);
       if (step.ok()) {
+        SHOAL_RETURN_IF_ERROR(state_->loaded());
         resumed = true;
         Say(absl::StrCat("resumed at step ", progress_.step, " from ", options_.run_dir, "/checkpoints"));
       } else if (!absl::IsNotFound(step.status())) {
@@ -340,7 +341,7 @@ class Trainer {
     scalars[kCorrect] = losses.correct;
     if (job_.parallel().zero() == 1 || first()) {
       OpContext ops{.pool = rank_.pool.get(), .spans = spans_};
-      for (const OptimizerPiece& piece : state_->pieces()) scalars[kSquares] += ops::SumOfSquares(ops, piece.grad);
+      scalars[kSquares] = ops::SumOfSquares(ops, state_->grads());
     }
     const bool files = first() && !options_.run_dir.empty();
     scalars[kStop] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;

@@ -92,7 +92,7 @@ std::string Pattern(const std::string& name) {
   std::vector<std::string> parts = absl::StrSplit(name, '.');
   for (std::string& part : parts) {
     if (!part.empty() && std::all_of(part.begin(), part.end(), [](char c) { return absl::ascii_isdigit(c); }))
-      part = "*";
+      part.assign(1, '*');
   }
   return absl::StrJoin(parts, ".");
 }

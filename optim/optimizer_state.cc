@@ -15,6 +15,7 @@ OptimizerState::OptimizerState(const Optimizer& optimizer, absl::Span<OwnedPiece
   std::vector<int64_t> sizes;
   for (const OwnedPiece& piece : owned) {
     pieces_.push_back({piece.param, piece.begin, piece.end, piece.master, piece.grad, {}});
+    grads_.push_back(piece.grad);
     state_names_.push_back(optimizer.state_names(*piece.param));
     sizes.resize(std::max(sizes.size(), state_names_.back().size()));
     for (size_t i = 0; i < state_names_.back().size(); ++i) sizes[i] += piece.end - piece.begin;
@@ -55,8 +56,17 @@ int64_t OptimizerState::update_bytes() const {
   return total;
 }
 
+absl::Status OptimizerState::CheckKind(absl::string_view saved) const {
+  if (saved == kind_) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the checkpoint has the optimizer state of ", saved,
+                                                 " and this job trains with ", kind_,
+                                                 "; go on with --reset_optimizer to start the moments anew"));
+}
+
 void OptimizerState::VisitState(StateVisitor& visitor) {
-  visitor.Blob("optimizer.kind", kind_);
+  std::string kind = kind_;
+  visitor.Blob("optimizer.kind", kind);
+  loaded_ = CheckKind(kind);
   visitor.Scalar("optimizer.updates", updates_);
   visitor.Scalar("optimizer.time", time_);
   for (size_t i = 0; i < scalars_.size(); ++i) visitor.Scalar(scalar_names_[i], scalars_[i]);

@@ -88,8 +88,7 @@ absl::Status BenchOptimizer(const BenchArgs& args) {
   const auto world = FakeWorld(0, 1);
   SHOAL_ASSIGN_OR_RETURN(const auto mesh, Mesh::Create(*world, {}));
   SHOAL_ASSIGN_OR_RETURN(const auto optimizer, MakeOptimizer(config, params, {}));
-  SHOAL_ASSIGN_OR_RETURN(const auto dp,
-                         DataParallel::Create(params, *mesh, {.bucket_bytes = int64_t{1} << 40, .update_cost = {}}));
+  SHOAL_ASSIGN_OR_RETURN(const auto dp, DataParallel::Create(params, *mesh, {}));
   OptimizerState state(*optimizer, dp->pieces(), DeviceKind::kCpu);
   const auto owners = SoleOwner();
   dp->InitializeWeights(pool, 1);
@@ -107,9 +106,7 @@ absl::Status BenchOptimizer(const BenchArgs& args) {
     const double start = Now();
     OptimizerStep step{.learning_rate = 1e-3, .grad_norm = 1};
     if (args.kind == "clip_adamw") {
-      double squares = 0;
-      for (const OptimizerPiece& piece : state.pieces()) squares += ops::SumOfSquares(ops, piece.grad);
-      step.grad_norm = std::sqrt(squares);
+      step.grad_norm = std::sqrt(ops::SumOfSquares(ops, state.grads()));
       step.grad_scale = std::min(1.0, 1 / step.grad_norm);
     }
     state.BeginUpdate(1, step);

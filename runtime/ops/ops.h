@@ -124,6 +124,7 @@ void Dropout(OpContext& ctx, const Tensor& x, float rate, const RngKey& key, con
 // Reductions: sum of squares (blocked fp64 accumulation in fixed order), largest absolute value, and whether all are
 // finite.
 double SumOfSquares(OpContext& ctx, const Tensor& x);
+double SumOfSquares(OpContext& ctx, absl::Span<const Tensor> xs);  // of all together; one dtype and device
 double MaxAbs(OpContext& ctx, const Tensor& x);
 bool AllFinite(OpContext& ctx, const Tensor& x);
 

@@ -53,6 +53,7 @@ class RankRun {
     SHOAL_RETURN_IF_ERROR(optimizer_->Step({pool_, *owners_}, update, state_->shard()));
     return dp_->PublishWeights(pool_);
   }
+  const OptimizerState& state() const { return *state_; }
   std::vector<Stateful*> Everything() { return {dp_.get(), state_.get()}; }
   absl::Status Publish() { return dp_->PublishWeights(pool_); }
   Weights weights() {
@@ -155,6 +156,32 @@ TEST_P(OptimizerRanks, StateMovesToAnotherNumberOfRanks) {
   for (size_t p = 0; p < weights.size(); ++p) {
     for (size_t i = 0; i < weights[p].size(); ++i) ASSERT_NEAR(weights[p][i], uninterrupted[p][i], 1e-6);
   }
+}
+
+// LAMB's moments have AdamW's names: only the kind tells them apart.
+TEST(OptimizerStateTest, AnotherOptimizersStateIsNamed) {
+  const Problem problem = Problem::Standard();
+  const std::string folder = testing::TempDir() + "/optimizer_kind";
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  const absl::Status status = RunThreadRanks(1, {}, [&](int, Communicator& world) -> absl::Status {
+    config::OptimConfig adamw, lamb;
+    lamb.mutable_lamb();
+    SHOAL_ASSIGN_OR_RETURN(const auto saver, RankRun::Create(problem, adamw, world, 1));
+    SHOAL_ASSIGN_OR_RETURN(const auto loader, RankRun::Create(problem, lamb, world, 1));
+    CheckpointStore store({.dir = folder}, world);
+    SHOAL_RETURN_IF_ERROR(store.Save(1, saver->Everything(), CheckpointStore::Best::kNo));
+    SHOAL_RETURN_IF_ERROR(store.Wait());
+    SHOAL_RETURN_IF_ERROR(store.LoadNewest(saver->Everything()).status());
+    EXPECT_TRUE(saver->state().loaded().ok());
+    SHOAL_RETURN_IF_ERROR(store.LoadNewest(loader->Everything()).status());
+    EXPECT_THAT(loader->state().loaded().message(),
+                testing::HasSubstr("the optimizer state of AdamW and this job trains with LAMB"));
+    EXPECT_EQ(ExitCodeFor(loader->state().loaded()), ExitCode::kConfig);
+    return absl::OkStatus();
+  });
+  std::filesystem::remove_all(folder);
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 INSTANTIATE_TEST_SUITE_P(All, OptimizerRanks, testing::ValuesIn(OptimizerTable()),

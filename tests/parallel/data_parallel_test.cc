@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -94,6 +95,32 @@ TEST(Sharder, EveryElementHasOneOwnerAtItsGranularity) {
       }
       for (size_t i = 0; i < params.size(); ++i) EXPECT_EQ(covered[i], params[i].size());
     }
+  }
+}
+
+TEST(Sharder, WholeTensorsAreSharedOutByTheirCost) {
+  // Ten layers of four tensors, of which one costs as much as the rest.
+  std::vector<Param> params;
+  std::vector<double> cost;
+  for (int i = 0; i < 40; ++i) {
+    params.push_back({.name = "p" + std::to_string(i), .shape = {16, 16}, .id = i});
+    cost.push_back(i % 4 == 0 ? 3 : 1);
+  }
+  std::vector<const Param*> pointers;
+  for (const Param& p : params) pointers.push_back(&p);
+  for (const int ranks : {2, 3, 8}) {
+    const ShardPlan plan = PlanShards({.params = pointers,
+                                       .ranks = ranks,
+                                       .bucket_bytes = 3 * 1024,  // three tensors: fewer than eight ranks
+                                       .granularity = ShardGranularity::kMatrix,
+                                       .cost = cost});
+    std::vector<double> load(ranks);
+    for (const Bucket& bucket : plan.buckets) {
+      for (int rank = 0; rank < ranks; ++rank) {
+        for (const ShardPiece& piece : bucket.owned[rank]) load[rank] += cost[piece.param];
+      }
+    }
+    EXPECT_LE(*std::max_element(load.begin(), load.end()), 60.0 / ranks + 3) << ranks << " ranks";
   }
 }
 

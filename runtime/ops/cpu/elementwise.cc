@@ -187,22 +187,37 @@ void EmbeddingBwd(OpContext& ctx, const Tensor& tokens, const Tensor& dout, cons
   });
 }
 
-double SumOfSquares(OpContext& ctx, const Tensor& x) {
-  const cpu::OpScope scope(ctx, x, static_cast<double>(x.bytes()));
+double SumOfSquares(OpContext& ctx, const Tensor& x) { return SumOfSquares(ctx, absl::MakeConstSpan(&x, 1)); }
+
+double SumOfSquares(OpContext& ctx, absl::Span<const Tensor> xs) {
+  if (xs.empty()) return 0;
+  double bytes = 0;
+  for (const Tensor& x : xs) bytes += static_cast<double>(x.bytes());
+  const cpu::OpScope scope(ctx, xs[0], bytes);
   if (scope.counted()) return std::nan("");
-  double sum = 0;
-  cpu::ByFloatType(x.dtype(), [&](auto type) {
+  constexpr int64_t kBlock = 16 * kRun;
+  struct Block {
+    const Tensor* x;
+    int64_t begin, end;
+  };
+  std::vector<Block> blocks;
+  for (const Tensor& x : xs) {
+    for (int64_t begin = 0; begin < x.size(); begin += kBlock)
+      blocks.push_back({&x, begin, std::min(x.size(), begin + kBlock)});
+  }
+  std::vector<double> partial(blocks.size());
+  cpu::ByFloatType(xs[0].dtype(), [&](auto type) {
     using T = decltype(type);
-    const auto partial = PerRun(ctx, x.size(), [&](int64_t begin, int64_t n) {
-      double block = 0;
-      for (int64_t i = 0; i < n; i += kRun) {
-        const int64_t m = std::min(kRun, n - i);
-        block += cpu::SumOfSquaresRow(cpu::ReadRow(x.data<T>() + begin + i, m, ScratchSlot::kRow0), m);
+    ctx.pool->Run(static_cast<int64_t>(blocks.size()), [&](int64_t b) {
+      const Block& block = blocks[b];
+      for (int64_t i = block.begin; i < block.end; i += kRun) {
+        const int64_t n = std::min(kRun, block.end - i);
+        partial[b] += cpu::SumOfSquaresRow(cpu::ReadRow(block.x->data<T>() + i, n, ScratchSlot::kRow0), n);
       }
-      return block;
     });
-    for (double p : partial) sum += p;
   });
+  double sum = 0;
+  for (double p : partial) sum += p;
   return sum;
 }
 

@@ -14,6 +14,7 @@ import numpy
 import optax
 import timm
 import timm.optim.lamb
+import timm.optim.lars
 import torch
 
 jax.config.update("jax_enable_x64", True)
@@ -72,6 +73,7 @@ def main():
     by_torch("lamb_tfa", lambda m, v: lamb(groups(m, v, 0.01), lr=RATE, eps=1e-6, max_grad_norm=None))
     by_torch("lamb_no_bias_correction",
              lambda m, v: lamb(groups(m, v, 0.01), lr=RATE, eps=1e-6, max_grad_norm=None, bias_correction=False))
+    by_torch("lars_original", lambda m, v: timm.optim.lars.Lars(groups(m, v, 0.01), lr=RATE, momentum=0.9, trust_coeff=0.02, eps=0.0))
     rows["lamb_optax"] = optax_weights(start, grads, optax.lamb(RATE, weight_decay=0.01, mask=matrices))
     for name, nesterov in (("lars_optax", False), ("lars_optax_nesterov", True)):
         rows[name] = optax_weights(start, grads, optax.lars(
