@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <iostream>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/base/str.h"
 
@@ -35,8 +39,23 @@ void Console::Bar(double fraction, double eta_seconds) {
   out_ << kClearLine << bar_ << std::flush;
 }
 
+namespace {
+
+// mpirun and srun may give a rank a terminal of its own and pass on what it writes, so that what counts is where the
+// launcher, the rank's parent, writes to.
+bool WritesToATerminal() {
+  if (::isatty(STDOUT_FILENO) != 1) return false;
+  if (std::getenv("OMPI_COMM_WORLD_RANK") == nullptr && std::getenv("SLURM_PROCID") == nullptr) return true;
+  std::error_code unreadable;
+  const auto target = std::filesystem::read_symlink(absl::StrCat("/proc/", ::getppid(), "/fd/1"), unreadable);
+  return !unreadable &&
+         (absl::StartsWith(target.string(), "/dev/pts/") || absl::StartsWith(target.string(), "/dev/tty"));
+}
+
+}  // namespace
+
 Console StandardConsole() {
-  return Console(std::cout, ::isatty(STDOUT_FILENO) == 1 ? Console::Kind::kTerminal : Console::Kind::kPlain);
+  return Console(std::cout, WritesToATerminal() ? Console::Kind::kTerminal : Console::Kind::kPlain);
 }
 
 }  // namespace shoal
