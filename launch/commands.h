@@ -58,8 +58,7 @@ int RunWhyHang(const std::string& run);
 int RunDoctor();
 
 struct BenchArgs {
-  std::string
-      what;  // probe | step | batches | attention | activations | checkpoint | tracing | images | optimizer | muon
+  std::string what;  // as launch/main.cc lists them
   JobArgs job;
   int threads = 2, warmup = 2, steps = 5;
   int64_t tokens = 16384, heads = 1, head_size = 64;
@@ -68,7 +67,8 @@ struct BenchArgs {
   std::string folder;  // of checkpoint and tracing; empty: bench-<what>. Of images: data; empty: CIFAR-like, made up
 };
 int RunBench(const BenchArgs& args);
-int RunImagesBench(const BenchArgs& args);
+// bench images: CPU time per image, and images per second through the loader's threads, of `folder`'s data.
+int RunBenchImages(const BenchArgs& args);
 
 // bench probe. JSON: "gflops" is the better of "onednn" and "openblas"; the latter is null where OpenBLAS is absent.
 int RunProbe(int threads);

@@ -30,8 +30,7 @@ struct Prediction {
     return weights + gradients + masters + optimizer + activations + communication + checkpoint + program;
   }
 };
-// `job` is resolved. kNo: a run that leaves no
-// checkpoints (benchmarks).
+// `job` is resolved. kNo: a run that leaves no checkpoints (benchmarks).
 enum class Checkpoints : uint8_t { kNo, kYes };
 Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoints);
 

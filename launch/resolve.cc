@@ -90,8 +90,7 @@ void ResolveText(config::Job& job, Checker& check) {
   }
   if (!job.model().has_transformer()) {
     check.Add(
-        "model.transformer is not given; write model { transformer { preset: GPT2 layers: 4 width: 256 heads: 4 } }, "
-        "or "
+        "model names no model; write model { transformer { preset: GPT2 layers: 4 width: 256 heads: 4 } } or "
         "model { resnet { preset: RESNET18 } }");
     check.AddAll(CheckOptimizer(job.optim()));
   } else if (auto resolved = ResolveTransformer(job.model().transformer(), job.data().max_tokens()); resolved.ok()) {
@@ -146,7 +145,8 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     ResolveText(job, check);
   }
   if (!job.has_global_batch())
-    check.Add("global_batch is not given; write global_batch { tokens: 8192 }");
+    check.Add(absl::StrCat("global_batch is not given; write global_batch { ", images ? "images: 128" : "tokens: 8192",
+                           " }"));
   else
     images ? CheckImagesSize(check, "global_batch", job.global_batch())
            : CheckSize(check, "global_batch", job.global_batch());
@@ -195,6 +195,12 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     check.Add(absl::StrCat("log.trace_steps is ", job.log().trace_steps(), "; it needs 1 or more"));
   if (job.log().every_steps() < 1)
     check.Add(absl::StrCat("log.every_steps is ", job.log().every_steps(), "; it needs 1 or more"));
+  // With unequal shares some rank has fewer micro-batches than others, whose statistics would wait for it.
+  if (ranks > 0 && job.model().resnet().sync_norm() && job.global_batch().images() % ranks != 0) {
+    check.Add(absl::StrCat("model.resnet.sync_norm takes equal shares: global_batch.images is ",
+                           job.global_batch().images(), " and the job has ", ranks, " ranks; the nearest is ",
+                           std::max<int64_t>(1, (job.global_batch().images() + ranks / 2) / ranks) * ranks));
+  }
   if (ranks > 0 && job.global_batch().has_images() && job.global_batch().images() < ranks) {
     check.Add(absl::StrCat("global_batch.images is ", job.global_batch().images(), " and the job has ", ranks,
                            " ranks; every rank needs an image: take at least ", ranks));

@@ -324,6 +324,7 @@ class Trainer {
     const RunProgress before = Progress();
     Losses losses;
     dp_->BeginStep();
+    buffers_->Remember();
     for (size_t m = 0; m < inputs.micro.size(); ++m) {
       const bool last = m + 1 == inputs.micro.size();
       dp_->BeginMicroBatch(last ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
@@ -377,8 +378,10 @@ class Trainer {
       publish = Now() - at;
       Report("publish", at, traffic_["publish"]);
       ++progress_.updates;
+      SHOAL_RETURN_IF_ERROR(buffers_->AverageOverRanks(mesh_->control()));
+    } else {
+      buffers_->Restore();
     }
-    SHOAL_RETURN_IF_ERROR(buffers_->AverageOverRanks(mesh_->control()));
     record.comm_exposed_seconds += publish;
     ++progress_.step;
     progress_.position = inputs.next_position;

@@ -13,14 +13,20 @@ class BufferState : public Stateful {
  public:
   // `buffers` are the model's, which outlives it.
   explicit BufferState(std::vector<Buffer*> buffers) : buffers_(std::move(buffers)) {}
-  // Collective, after every step: each buffer becomes its mean over ranks, so that all ranks hold the same. Running
-  // averages are linear, so this is what the ranks' own averages would give at the end.
+  // Before every step, and instead of AverageOverRanks after one that is skipped: what its forward made of the buffers
+  // (not numbers, perhaps) is undone.
+  void Remember();
+  void Restore();
+  // Collective, after every step that counts: each buffer becomes its mean over ranks, so that all ranks hold the same.
+  // Running averages are linear, so this is what the ranks' own averages would give at the end.
   absl::Status AverageOverRanks(Communicator& comm);
   // Each as a whole tensor under its name.
   void VisitState(StateVisitor& visitor) override;
 
  private:
   std::vector<Buffer*> buffers_;
+  void Gather();
+  void Scatter(float scale);
   Tensor flat_;  // all of them one after the other; made at first use
 };
 

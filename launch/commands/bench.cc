@@ -353,7 +353,7 @@ int RunBench(const BenchArgs& args) {
     return status.ok() ? 0 : Fail(status);
   }
   if (args.what == "batches") return Batches(args);
-  if (args.what == "images") return RunImagesBench(args);
+  if (args.what == "images") return RunBenchImages(args);
   if (args.what == "probe") return RunProbe(args.threads);
   if (args.what == "attention") return Attention(args);
   return Step(args);

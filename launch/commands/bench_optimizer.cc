@@ -1,7 +1,6 @@
 #include "launch/commands/bench_optimizer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iostream>
 #include <memory>
@@ -21,14 +20,13 @@
 #include "parallel/mesh.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
+#include "runtime/obs/span.h"
 #include "runtime/ops/ops.h"
 
 namespace shoal {
 namespace {
 
 constexpr int64_t kSide = 1000, kTensorElements = kSide * kSide;
-
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 absl::StatusOr<config::OptimConfig> ConfigOf(const std::string& kind) {
   config::OptimConfig config;
@@ -47,14 +45,14 @@ absl::StatusOr<config::OptimConfig> ConfigOf(const std::string& kind) {
 // Seconds of the kernel that only moves memory, over the optimizer's own: gradients are read; weights and two moments
 // (a missing one taken from `spare`) are read and written.
 double StreamSeconds(ThreadPool& pool, absl::Span<OptimizerPiece> pieces, const Tensor& spare) {
-  const double start = Now();
+  const double start = SteadySeconds();
   ForPieceRuns(pool, pieces, [&](OptimizerPiece& piece, int64_t begin, int64_t n) {
     const auto at = [begin](const Tensor& t) { return t.data<float>() + begin; };
     StreamRun(
         at(piece.grad), n, at(piece.master), at(piece.state[0]),
         at(piece.state.size() > 1 ? piece.state[1] : spare.Rows(piece.param->id * kTensorElements, spare.size())));
   });
-  return Now() - start;
+  return SteadySeconds() - start;
 }
 
 void FillGradients(ThreadPool& pool, DataParallel& dp, absl::Span<const Param* const> params) {
@@ -103,7 +101,7 @@ absl::Status BenchOptimizer(const BenchArgs& args) {
     for (const OptimizerPiece& piece : state.pieces()) {
       for (const Tensor& moment : piece.state) ops::Fill(ops, moment, 1e-6F);  // second moments are not negative
     }
-    const double start = Now();
+    const double start = SteadySeconds();
     OptimizerStep step{.learning_rate = 1e-3, .grad_norm = 1};
     if (args.kind == "clip_adamw") {
       step.grad_norm = std::sqrt(ops::SumOfSquares(ops, state.grads()));
@@ -112,7 +110,7 @@ absl::Status BenchOptimizer(const BenchArgs& args) {
     state.BeginUpdate(1, step);
     SHOAL_RETURN_IF_ERROR(optimizer->Step({pool, *owners}, step, state.shard()));
     if (i < args.warmup) continue;
-    step_seconds.push_back(Now() - start);
+    step_seconds.push_back(SteadySeconds() - start);
     stream_seconds.push_back(stream);
   }
   const double bytes = static_cast<double>(state.update_bytes()) / static_cast<double>(total);
@@ -163,13 +161,13 @@ absl::Status BenchMuon(const BenchArgs& args) {
         FillGradients(pool, *side.dp, side.model->params());
         SHOAL_RETURN_IF_ERROR(side.dp->FinishReductions());
         SHOAL_RETURN_IF_ERROR(world.Barrier({.tag = "start"})->Wait());
-        const double start = Now();
+        const double start = SteadySeconds();
         OptimizerStep step{.learning_rate = 1e-3, .grad_norm = 1};
         side.state->BeginUpdate(1, step);
         SHOAL_RETURN_IF_ERROR(side.optimizer->Step({pool, *side.owners}, step, side.state->shard()));
         SHOAL_RETURN_IF_ERROR(side.dp->PublishWeights(pool));
         SHOAL_RETURN_IF_ERROR(world.Barrier({.tag = "end"})->Wait());
-        if (rank == 0 && i >= args.warmup) seconds[zero].push_back(Now() - start);
+        if (rank == 0 && i >= args.warmup) seconds[zero].push_back(SteadySeconds() - start);
       }
     }
     return absl::OkStatus();

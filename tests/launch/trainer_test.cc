@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -180,6 +181,95 @@ TEST_F(TrainerTest, TraceHoldsTheStepsOfEveryRankAndChangesNothing) {
   EXPECT_EQ(count["optimizer"], 4);
   EXPECT_EQ(count["step scalars"], 8) << "begin and end of a collective";
   EXPECT_GT(count["Matmul.NT"], 20);
+}
+
+class ImageTrainerTest : public TrainerTest {
+ protected:
+  void SetUp() override {
+    TrainerTest::SetUp();
+    std::filesystem::create_directories(folder_ + "/images");
+    WriteIdx("train", 60);
+    WriteIdx("t10k", 24);
+  }
+  // 8 x 8 grey squares: the class is where the bright corner is.
+  void WriteIdx(const std::string& part, int images) const {
+    std::string pixels, labels;
+    for (int i = 0; i < images; ++i) {
+      labels.push_back(static_cast<char>(i % 4));
+      for (int p = 0; p < 64; ++p) {
+        const int corner = (p / 32) * 2 + (p % 8) / 4;
+        pixels.push_back(static_cast<char>((corner == i % 4 ? 150 : 20) + (31 * i + 7 * p) % 60));
+      }
+    }
+    const auto header = [images](int dimensions) {
+      std::string bytes = {0, 0, 8, static_cast<char>(dimensions), 0, 0, 0, static_cast<char>(images)};
+      for (int d = 1; d < dimensions; ++d) bytes += std::string("\0\0\0\x08", 4);
+      return bytes;
+    };
+    std::ofstream(folder_ + "/images/" + part + "-images-idx3-ubyte", std::ios::binary) << header(3) << pixels;
+    std::ofstream(folder_ + "/images/" + part + "-labels-idx1-ubyte", std::ios::binary) << header(1) << labels;
+  }
+  absl::StatusOr<config::Job> Resolve(const std::vector<std::string>& sets, int ranks) const {
+    LoadedJob loaded;
+    ConfigErrors errors;
+    ParseTextConfig(R"(
+      model { resnet { preset: CUSTOM block: BASIC stem: CIFAR depths: [1, 1] width: 8 } }
+      data { images { crop: PAD padding: 1 } }
+      global_batch { images: 12 } duration { steps: 8 }
+      optim { sgd { momentum: 0.9 } learning_rate: 0.05 schedule { shape: CONSTANT } }
+    )",
+                    "test", loaded.job, errors, loaded.places);
+    loaded.job.mutable_data()->mutable_images()->set_path(folder_ + "/images");
+    for (const auto& set : sets) ApplySet(set, "--set", loaded.job, errors, loaded.places);
+    EXPECT_TRUE(errors.Result().ok()) << errors.Result();
+    SHOAL_ASSIGN_OR_RETURN(config::Job job, ResolveJob(loaded, ranks));
+    job.mutable_runtime()->set_compute(SettleCompute(job, WeakestHost::kHasNone).compute);
+    return job;
+  }
+  config::Job Job(const std::vector<std::string>& sets = {}) const {
+    auto job = Resolve(sets, 0);
+    EXPECT_TRUE(job.ok()) << job.status();
+    return *job;
+  }
+};
+
+TEST_F(ImageTrainerTest, RanksEqualTheOneRankRunWithStatisticsOfAll) {
+  const Result one = Run(Job({"model.resnet.sync_norm=true"}), 1);
+  ASSERT_EQ(one.losses.size(), 8u);
+  EXPECT_EQ(Run(Job({"model.resnet.sync_norm=true"}), 1, "", 3).weights, one.weights) << "threads";
+  EXPECT_EQ(Run(Job({"model.resnet.sync_norm=true", "parallel.recompute=BLOCK"}), 1).weights, one.weights);
+  for (const int ranks : {2, 3, 4}) {
+    const Result got = Run(Job({"model.resnet.sync_norm=true"}), ranks);
+    ASSERT_EQ(got.losses.size(), one.losses.size());
+    for (size_t i = 0; i < got.losses.size(); ++i) EXPECT_NEAR(got.losses[i], one.losses[i], 1e-4 * one.losses[0]);
+    EXPECT_NEAR(got.outcome.eval_loss, one.outcome.eval_loss, 1e-3 * one.outcome.eval_loss);
+  }
+}
+
+TEST_F(ImageTrainerTest, LearnsClassesThatItHasNotSeen) {
+  const Result result = Run(Job({"duration.steps=80"}), 2);
+  EXPECT_LT(result.losses.back(), 0.5 * result.losses.front());
+  EXPECT_GT(result.outcome.eval_accuracy, 0.9);
+}
+
+TEST_F(ImageTrainerTest, ResumedEqualsUninterruptedWithItsRunningStatistics) {
+  for (const int ranks : {1, 2}) {
+    const std::string run = folder_ + "/run" + std::to_string(ranks);
+    const Result whole = Run(Job(), ranks);
+    Run(Job({"duration.steps=3"}), ranks, run);
+    const Result rest = Run(Job(), ranks, run);
+    EXPECT_EQ(rest.losses.size(), 5u);
+    EXPECT_EQ(rest.weights, whole.weights) << ranks << " ranks";
+    EXPECT_EQ(rest.outcome.eval_loss, whole.outcome.eval_loss) << "made with the running statistics";
+    EXPECT_EQ(rest.outcome.eval_accuracy, whole.outcome.eval_accuracy);
+  }
+}
+
+TEST_F(ImageTrainerTest, StatisticsOfAllRanksTakeEqualShares) {
+  const auto job = Resolve({"model.resnet.sync_norm=true"}, 5);
+  ASSERT_FALSE(job.ok());
+  EXPECT_THAT(job.status().message(),
+              testing::HasSubstr("global_batch.images is 12 and the job has 5 ranks; the nearest is 10"));
 }
 
 }  // namespace

@@ -11,17 +11,9 @@ namespace shoal::ops {
 namespace {
 
 using cpu::Arithmetic;
+using cpu::ForRuns;
 using cpu::RowView;
 using cpu::ScratchSlot;
-
-// Calls fn(begin, count) on runs of a flat tensor; a run fits in the first-level cache.
-template <class F>
-void ForRuns(OpContext& ctx, int64_t n, F fn) {
-  constexpr int64_t kRun = 4096;
-  ctx.pool->ParallelFor((n + kRun - 1) / kRun, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) fn(i * kRun, std::min(kRun, n - i * kRun));
-  });
-}
 
 template <class T>
 void RopeRows(OpContext& ctx, const Tensor& x, const Tensor& positions, float theta, Direction direction) {

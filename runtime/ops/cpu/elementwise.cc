@@ -11,17 +11,10 @@ namespace shoal::ops {
 namespace {
 
 using cpu::Arithmetic;
+using cpu::ForRuns;
+using cpu::kRun;
 using cpu::RowView;
 using cpu::ScratchSlot;
-
-constexpr int64_t kRun = 4096;  // elements per inner call: fits in the first-level cache
-
-template <class F>
-void ForRuns(OpContext& ctx, int64_t n, F fn) {
-  ctx.pool->ParallelFor((n + kRun - 1) / kRun, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) fn(i * kRun, std::min(kRun, n - i * kRun));
-  });
-}
 
 template <class From, class To>
 void ConvertRow(const From* from, int64_t n, To* to) {

@@ -7,17 +7,10 @@ namespace shoal::ops {
 namespace {
 
 using cpu::Arithmetic;
+using cpu::ForRuns;
 using cpu::ImageKernels;
+using cpu::kRun;
 using cpu::ScratchSlot;
-
-constexpr int64_t kRun = 4096;  // elements per inner call: fits in the first-level cache
-
-template <class F>
-void ForRuns(OpContext& ctx, int64_t n, F fn) {
-  ctx.pool->ParallelFor((n + kRun - 1) / kRun, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) fn(i * kRun, std::min(kRun, n - i * kRun));
-  });
-}
 
 // y = kernel(x); the kernel is a member of ImageKernels.
 template <class T>

@@ -32,6 +32,15 @@ void ByFloatType(DType dtype, F fn) {
   }
 }
 
+// Calls fn(begin, count) on runs of a flat tensor; a run fits in the first-level cache.
+constexpr int64_t kRun = 4096;
+template <class F>
+void ForRuns(OpContext& ctx, int64_t n, F fn) {
+  ctx.pool->ParallelFor((n + kRun - 1) / kRun, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) fn(i * kRun, std::min(kRun, n - i * kRun));
+  });
+}
+
 // A readable row: itself, or converted into scratch.
 template <class T>
 const Arithmetic<T>* ReadRow(const T* row, int64_t n, ScratchSlot slot) {

@@ -2,7 +2,6 @@
 // loader's threads.
 #include <unistd.h>
 
-#include <chrono>
 #include <ctime>
 #include <filesystem>
 #include <iostream>
@@ -14,13 +13,12 @@
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/data/images/image_loader.h"
+#include "runtime/obs/span.h"
 
 namespace shoal {
 namespace {
 
 constexpr int64_t kBatch = 128;
-
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 double ThreadCpuSeconds() {
   timespec time = {};
@@ -56,11 +54,11 @@ absl::StatusOr<Rate> Measure(const ImageData& data, int prefetch_threads, const 
                          ImageLoader::Create(data, {.prefetch_threads = prefetch_threads}, 0, kBatch));
   double wall = 0, cpu = 0;
   for (int step = 0; step < args.warmup + args.steps; ++step) {
-    if (step == args.warmup) wall = Now(), cpu = ThreadCpuSeconds();
+    if (step == args.warmup) wall = SteadySeconds(), cpu = ThreadCpuSeconds();
     SHOAL_RETURN_IF_ERROR(loader->Next(kBatch).status());
   }
   const double images = static_cast<double>(kBatch) * args.steps;
-  return Rate{images / (Now() - wall), 1e6 * (ThreadCpuSeconds() - cpu) / images};
+  return Rate{images / (SteadySeconds() - wall), 1e6 * (ThreadCpuSeconds() - cpu) / images};
 }
 
 absl::Status Bench(const BenchArgs& args, const std::string& path, nlohmann::json& report) {
@@ -83,7 +81,7 @@ absl::Status Bench(const BenchArgs& args, const std::string& path, nlohmann::jso
 
 }  // namespace
 
-int RunImagesBench(const BenchArgs& args) {
+int RunBenchImages(const BenchArgs& args) {
   nlohmann::json report = {{"batch", kBatch}, {"threads", args.threads}, {"steps", args.steps}};
   std::string made;
   if (args.folder.empty()) {
