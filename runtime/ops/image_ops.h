@@ -16,15 +16,10 @@
 
 namespace shoal::ops {
 
-// How a convolution is computed. kAuto picks by shape (runtime/ops/cpu/conv_choice.h); the others force one way, for
-// tests and `shoal bench conv`. What cannot serve a shape is a CHECK.
-enum class ConvPath : uint8_t { kAuto, kIm2col };
-
 // Kernel height and width come from the weight; `padding` zeros surround the image on all four sides; group g of
 // O/groups outputs reads group g of C/groups inputs.
 struct Conv2dOptions {
   int64_t stride = 1, padding = 0, groups = 1;
-  ConvPath path = ConvPath::kAuto;
 };
 // Rows (or columns) out for `in` rows in: floor((in + 2 padding - kernel) / stride) + 1, at least 0.
 int64_t ConvExtent(int64_t in, int64_t kernel, int64_t stride, int64_t padding);

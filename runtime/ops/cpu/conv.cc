@@ -1,4 +1,4 @@
-// Conv2dFwd, Conv2dBwdInput, Conv2dBwdWeight: checks, workspace, and the choice of the way to compute.
+// Conv2dFwd, Conv2dBwdInput, Conv2dBwdWeight: checks and workspace.
 #include "runtime/ops/cpu/conv_im2col.h"
 #include "runtime/ops/image_ops.h"
 

@@ -8,11 +8,10 @@ namespace shoal {
 namespace {
 
 using ops::Accumulate;
-using ops::ConvPath;
 using ops::Relu;
 using reference::Values;
 
-Row ConvRow(reference::Conv v, ConvPath path) {
+Row ConvRow(reference::Conv v) {
   return [=](OpHarness& h, DType t) -> std::vector<Result> {
     const Tensor x = RandomTensor({v.n, v.h, v.w, v.c}, t, "x"),
                  w = RandomTensor({v.o, v.kh, v.kw, v.c / v.groups}, t, "w");
@@ -22,7 +21,7 @@ Row ConvRow(reference::Conv v, ConvPath path) {
     Values sum = ToDoubles(more);
     const Values want_dw = reference::Conv2dBackwardWeight(v, ToDoubles(dy), ToDoubles(x));
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += want_dw[i];
-    const ops::Conv2dOptions options{v.stride, v.padding, v.groups, path};
+    const ops::Conv2dOptions options{v.stride, v.padding, v.groups};
     ops::Conv2dFwd(h.ctx, *h.arena, x, w, y, options);
     ops::Conv2dBwdInput(h.ctx, *h.arena, dy, w, dx, options);
     ops::Conv2dBwdWeight(h.ctx, *h.arena, dy, x, dw, Accumulate::kOverwrite, options);
@@ -209,10 +208,7 @@ std::vector<ConvCase> ConvCases() {
 
 std::vector<OpRow> Table() {
   std::vector<OpRow> rows;
-  for (const ConvCase& c : ConvCases()) {
-    rows.push_back({"conv_" + c.name, ConvRow(c.conv, ConvPath::kAuto)});
-    rows.push_back({"conv_im2col_" + c.name, ConvRow(c.conv, ConvPath::kIm2col)});
-  }
+  for (const ConvCase& c : ConvCases()) rows.push_back({"conv_" + c.name, ConvRow(c.conv)});
   for (const bool residual : {false, true}) {
     for (const Relu relu : {Relu::kNo, Relu::kYes}) {
       const std::string name =
