@@ -66,7 +66,7 @@ class Parser : public pb::io::ErrorCollector {
         tokens_(&stream_, this),
         file_(std::move(file)),
         errors_(errors),
-        places_(places) {
+        places_(&places) {
     tokens_.set_comment_style(Tokenizer::SH_COMMENT_STYLE);
     tokens_.set_allow_f_after_float(true);
     tokens_.Next();
@@ -145,7 +145,7 @@ class Parser : public pb::io::ErrorCollector {
       return;
     }
     if (!field->is_repeated() && !seen.insert(field).second) {
-      errors_.Add(here, absl::StrCat("'", full, "' is set twice, first at ", places_[full]));
+      errors_.Add(here, absl::StrCat("'", full, "' is set twice, first at ", (*places_)[full]));
       Skip();
       return;
     }
@@ -153,13 +153,13 @@ class Parser : public pb::io::ErrorCollector {
       const FieldDescriptor* other = message.GetReflection()->GetOneofFieldDescriptor(message, oneof);
       if (other != nullptr && other != field && seen.count(other) > 0) {
         const std::string first = path.empty() ? other->name() : absl::StrCat(path, ".", other->name());
-        errors_.Add(here,
-                    absl::StrCat("'", full, "' and '", first, "' (", places_[first], ") exclude each other; keep one"));
+        errors_.Add(here, absl::StrCat("'", full, "' and '", first, "' (", (*places_)[first],
+                                       ") exclude each other; keep one"));
         Skip();
         return;
       }
     }
-    places_[full] = here;
+    (*places_)[full] = here;
     Value(message, *field, full);
   }
 
@@ -173,10 +173,13 @@ class Parser : public pb::io::ErrorCollector {
         Skip();
         return;
       }
+      const std::string here = Place(), end = text == "{" ? "}" : ">";
       tokens_.Next();
-      Fields(field.is_repeated() ? *reflection->AddMessage(&message, &field)
-                                 : *reflection->MutableMessage(&message, &field),
-             path, text == "{" ? "}" : ">");
+      const int index = field.is_repeated() ? reflection->FieldSize(message, &field) : 0;
+      if (field.is_repeated())
+        Element(*reflection->AddMessage(&message, &field), path, index, here, end);
+      else
+        Fields(*reflection->MutableMessage(&message, &field), path, end);
       return;
     }
     if (!colon) {
@@ -186,7 +189,25 @@ class Parser : public pb::io::ErrorCollector {
         return;
       }
     }
+    if (field.is_repeated()) (*places_)[Indexed(path, reflection->FieldSize(message, &field))] = Place();
     Scalar(message, field, path);
+  }
+
+  static std::string Indexed(const std::string& path, int index) { return absl::StrCat(path, "[", index, "]"); }
+
+  // One group of a repeated field. Its places are found both as "axis[1].value" and, those of the last, as
+  // "axis.value".
+  void Element(Message& message, const std::string& path, int index, const std::string& here, const std::string& end) {
+    FieldPlaces* const outer = places_;
+    FieldPlaces inner;
+    places_ = &inner;
+    Fields(message, path, end);
+    places_ = outer;
+    (*outer)[Indexed(path, index)] = here;
+    for (const auto& [name, place] : inner) {
+      (*outer)[name] = place;
+      (*outer)[Indexed(path, index) + name.substr(path.size())] = place;
+    }
   }
 
   void Scalar(Message& message, const FieldDescriptor& field, const std::string& path) {
@@ -304,7 +325,7 @@ class Parser : public pb::io::ErrorCollector {
   Tokenizer tokens_;
   std::string file_, fixed_;
   ConfigErrors& errors_;
-  FieldPlaces& places_;
+  FieldPlaces* places_;
 };
 
 }  // namespace
@@ -319,6 +340,21 @@ void ParseTextConfig(const std::string& text, const std::string& file, Message& 
   parser.Fields(message, "", "");
 }
 
+std::string PathProblem(const Descriptor& group, const std::string& path) {
+  const Descriptor* at = &group;
+  const std::vector<std::string> names = absl::StrSplit(path, '.');
+  for (size_t i = 0; i < names.size(); ++i) {
+    const FieldDescriptor* field = at->FindFieldByName(names[i]);
+    if (field == nullptr)
+      return absl::StrCat("unknown field '", path, "': no '", names[i], "'", Suggest(names[i], FieldNames(*at)));
+    if (i + 1 == names.size()) break;
+    if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE || field->is_repeated())
+      return absl::StrCat("'", path, "': '", names[i], "' is no group with fields");
+    at = field->message_type();
+  }
+  return "";
+}
+
 void ApplySet(const std::string& assignment, const std::string& place, Message& message, ConfigErrors& errors,
               FieldPlaces& places) {
   const size_t equals = assignment.find('=');
@@ -328,22 +364,13 @@ void ApplySet(const std::string& assignment, const std::string& place, Message& 
   }
   const std::string path = assignment.substr(0, equals);
   std::string value = assignment.substr(equals + 1);
+  if (const std::string problem = PathProblem(*message.GetDescriptor(), path); !problem.empty())
+    return errors.Add(place, problem);
   Message* at = &message;
   const FieldDescriptor* field = nullptr;
-  const std::vector<std::string> names = absl::StrSplit(path, '.');
-  for (size_t i = 0; i < names.size(); ++i) {
-    field = at->GetDescriptor()->FindFieldByName(names[i]);
-    if (field == nullptr) {
-      errors.Add(place, absl::StrCat("unknown field '", path, "': no '", names[i], "'",
-                                     Suggest(names[i], FieldNames(*at->GetDescriptor()))));
-      return;
-    }
-    if (i + 1 == names.size()) break;
-    if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE || field->is_repeated()) {
-      errors.Add(place, absl::StrCat("'", path, "': '", names[i], "' is no group with fields"));
-      return;
-    }
-    at = at->GetReflection()->MutableMessage(at, field);
+  for (const auto& name : absl::StrSplit(path, '.')) {
+    if (field != nullptr) at = at->GetReflection()->MutableMessage(at, field);
+    field = at->GetDescriptor()->FindFieldByName(std::string(name));
   }
   if (field->is_repeated() || field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE)
     at->GetReflection()->ClearField(at, field);

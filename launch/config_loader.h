@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "launch/job.pb.h"
 
@@ -27,7 +28,8 @@ class ConfigErrors {
   std::vector<std::string> errors_;
 };
 
-// Where each field was set: "optim.adamw.beta1" -> "job.textproto:12:5" or "--set #2".
+// Where each field was set: "optim.adamw.beta1" -> "job.textproto:12:5" or "--set #2". Of repeated fields the last, and
+// each by its number, from 0: "data.dataset[1].path".
 using FieldPlaces = std::map<std::string, std::string>;
 
 // Merges `text` into `message`. `file` names it in errors.
@@ -37,6 +39,9 @@ void ParseTextConfig(const std::string& text, const std::string& file, google::p
 // names it.
 void ApplySet(const std::string& assignment, const std::string& place, google::protobuf::Message& message,
               ConfigErrors& errors, FieldPlaces& places);
+
+// What is wrong with the name of a field, "path.to.field" below `group`; "" when there is one.
+std::string PathProblem(const google::protobuf::Descriptor& group, const std::string& path);
 
 struct LoadedJob {
   config::Job job;

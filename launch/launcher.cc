@@ -1,19 +1,17 @@
 #include "launch/launcher.h"
 
+#include <unistd.h>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 
 namespace shoal {
 namespace {
 
-std::string Quoted(const std::string& word) {
-  return absl::StrCat("'", absl::StrReplaceAll(word, {{"'", "'\\''"}}), "'");
-}
-
 std::string TrainCommand(const LaunchArgs& args) {
-  std::string command =
-      absl::StrCat(Quoted(args.program), " train ", Quoted(args.job), " --run_dir ", Quoted(args.run_dir));
-  for (const std::string& set : args.sets) absl::StrAppend(&command, " --set ", Quoted(set));
+  std::string command = absl::StrCat(ShellQuoted(args.program), " train ", ShellQuoted(args.job), " --run_dir ",
+                                     ShellQuoted(args.run_dir));
+  for (const std::string& set : args.sets) absl::StrAppend(&command, " --set ", ShellQuoted(set));
   return command;
 }
 
@@ -25,15 +23,22 @@ std::string MpirunLine(const LaunchArgs& args) {
 }
 
 std::string SlurmScript(const LaunchArgs& args) {
-  return absl::StrCat("#!/usr/bin/env bash\n#SBATCH --job-name=shoal\n#SBATCH --nodes=", args.nodes,
-                      "\n#SBATCH --ntasks=", args.ranks, "\n#SBATCH --cpus-per-task=", args.threads,
-                      "\n#SBATCH --time=", args.minutes,
-                      "\n#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n#SBATCH --open-mode=append\n", R"(run=)",
-                      Quoted(args.run_dir), R"sh(
-# Slurm before 23.02 does not say when the allocation ends.
+  return BatchText(
+      {.options = {"--job-name=shoal", absl::StrCat("--nodes=", args.nodes), absl::StrCat("--ntasks=", args.ranks),
+                   absl::StrCat("--cpus-per-task=", args.threads), absl::StrCat("--time=", args.minutes)},
+       .prelude = absl::StrCat("run=", ShellQuoted(args.run_dir), "\n"),
+       .command = "srun --mpi=pmix " + TrainCommand(args),
+       .requeues = args.requeues});
+}
+
+std::string BatchText(const BatchScript& script) {
+  std::string text = "#!/usr/bin/env bash\n";
+  for (const std::string& option : script.options) absl::StrAppend(&text, "#SBATCH ", option, "\n");
+  absl::StrAppend(&text, "#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n#SBATCH --open-mode=append\n", script.prelude,
+                  R"sh(# Slurm before 23.02 does not say when the allocation ends.
 export SLURM_JOB_END_TIME=${SLURM_JOB_END_TIME:-$(date -d "$(squeue -h -j "$SLURM_JOB_ID" -o %e)" +%s)}
-srun --mpi=pmix )sh",
-                      TrainCommand(args), R"( &
+)sh",
+                  script.command, R"( &
 step=$!
 # Two minutes before the limit Slurm sends USR1 here; the run saves at its next step boundary and ends with exit 0.
 trap 'touch "$run/stop"' USR1
@@ -45,13 +50,23 @@ case $state in
   failed*)
     tries=$(cat "$run/requeues" 2>/dev/null || echo 0)
     if [ $code -eq 4 ] && [ "$tries" -lt )",
-                      args.requeues, R"( ]; then
+                  script.requeues, R"( ]; then
       echo $((tries + 1)) >"$run/requeues"
       scontrol requeue "$SLURM_JOB_ID"
     fi ;;
 esac
 exit $code
 )");
+  return text;
+}
+
+std::string ShellQuoted(const std::string& word) {
+  return absl::StrCat("'", absl::StrReplaceAll(word, {{"'", "'\\''"}}), "'");
+}
+
+std::string ProgramPath() {
+  char path[4096] = {};
+  return ::readlink("/proc/self/exe", path, sizeof(path) - 1) > 0 ? path : "shoal";
 }
 
 }  // namespace shoal

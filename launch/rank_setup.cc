@@ -14,16 +14,29 @@
 #include "runtime/base/status.h"
 
 namespace shoal {
+namespace {
 
-absl::StatusOr<RankContext> MakeRankContext(Communicator& world, const config::Job& job, std::string* warning) {
+cpu_set_t AffinityMask() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
   ::sched_getaffinity(0, sizeof(mask), &mask);
+  return mask;
+}
+
+}  // namespace
+
+int UsableCores() {
+  const cpu_set_t mask = AffinityMask();
+  return std::max(1, CPU_COUNT(&mask));
+}
+
+absl::StatusOr<RankContext> MakeRankContext(Communicator& world, const config::Job& job, std::string* warning) {
+  const cpu_set_t mask = AffinityMask();
   std::string cores;
   for (int c = 0; c < CPU_SETSIZE; ++c) {
     if (CPU_ISSET(c, &mask)) absl::StrAppend(&cores, c, ",");
   }
-  const int count = std::max(1, CPU_COUNT(&mask));
+  const int count = UsableCores();
   SHOAL_ASSIGN_OR_RETURN(const auto masks,
                          AllGatherStrings(world, absl::StrCat(HostName(), " ", cores), {.tag = "affinity"}));
   const auto sharing =

@@ -11,6 +11,9 @@
 
 namespace shoal {
 
+// How many cores this process may use.
+int UsableCores();
+
 // The rank's context. Collective: ranks that share an affinity mask share its cores. Threads beyond the mask are an
 // InvalidArgument that names the launcher's flag; a single core of a larger machine is a `warning`.
 absl::StatusOr<RankContext> MakeRankContext(Communicator& world, const config::Job& job, std::string* warning);

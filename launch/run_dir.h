@@ -5,16 +5,15 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "launch/folder_lock.h"
 #include "launch/job.pb.h"
 
 namespace shoal {
 
 class RunDir {
  public:
-  // Makes the folder and takes its lock. EnvironmentError when another live process holds it (host and pid are named).
-  // A lock left by a dead process of this host is taken over.
+  // Makes the folder and takes its lock, until this object goes. EnvironmentError when another process holds it.
   static absl::StatusOr<std::unique_ptr<RunDir>> Open(const std::string& path);
-  ~RunDir();  // gives the lock back
   const std::string& path() const { return path_; }
   std::string File(const std::string& name) const { return path_ + "/" + name; }
   // "running", "finished", "stopped at step N", "failed: ...".
@@ -25,11 +24,11 @@ class RunDir {
   absl::Status WriteEnvironment(int ranks, int threads_per_rank, const std::string& compute);
 
  private:
-  explicit RunDir(std::string path) : path_(std::move(path)) {}
+  RunDir(std::string path, std::unique_ptr<FolderLock> lock) : path_(std::move(path)), lock_(std::move(lock)) {}
   std::string path_;
+  std::unique_ptr<FolderLock> lock_;
 };
 
-std::string HostName();
 std::string BuildId();  // version, compiler, libraries: equal on all ranks of a job
 
 }  // namespace shoal

@@ -1,7 +1,6 @@
 // doctor: what this machine has, what is missing, and what to install for it.
 #include <dlfcn.h>
 #include <google/protobuf/stubs/common.h>
-#include <sched.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -20,6 +19,7 @@
 #include "absl/strings/str_join.h"
 #include "comm/world.h"
 #include "launch/commands.h"
+#include "launch/rank_setup.h"
 #include "launch/run_dir.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/str.h"
@@ -51,11 +51,8 @@ bool Loads(const char* library) {
 void Say(const char* what, const std::string& value) { std::cout << absl::StrFormat("%-22s %s\n", what, value); }
 
 void SayMachine() {
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
-  ::sched_getaffinity(0, sizeof(mask), &mask);
   Say("cores",
-      absl::StrFormat("%d usable of %d", CPU_COUNT(&mask), static_cast<int>(std::thread::hardware_concurrency())));
+      absl::StrFormat("%d usable of %d", UsableCores(), static_cast<int>(std::thread::hardware_concurrency())));
   Say("instruction set", absl::StrCat(HostCpu().isa, ", kernels for ", cpu::DispatchTarget(), " (this processor runs ",
                                       absl::StrJoin(cpu::RunnableTargets(), ", "), ")"));
   Say("memory available", HumanBytes(static_cast<double>(AvailableBytes())));

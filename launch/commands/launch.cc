@@ -55,8 +55,7 @@ int RunLaunch(LaunchArgs args, LaunchMode mode) {
   const auto job = ResolveJob(*loaded, args.ranks);
   if (!job.ok()) return Fail(job.status());
   if (args.run_dir.empty()) args.run_dir = "runs/" + job->name();
-  char path[4096] = {};
-  args.program = ::readlink("/proc/self/exe", path, sizeof(path) - 1) > 0 ? path : "shoal";
+  args.program = ProgramPath();
   if (mode == LaunchMode::kPrintSlurm) {
     std::cout << SlurmScript(args);
     return 0;
