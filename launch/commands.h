@@ -52,7 +52,8 @@ int RunDataInfo(const std::string& path);
 int RunInspect(const std::string& path);
 int RunDiff(const std::string& a, const std::string& b);
 int RunConvert(const std::string& from, const std::string& to);
-int RunReport(const std::string& run);
+// Empty `out`: report.html of the run, or beside the first of several.
+int RunReport(std::vector<std::string> runs, std::string out);
 int RunStop(const std::string& run);
 int RunWhyHang(const std::string& run);
 int RunDoctor();

@@ -154,7 +154,8 @@ int main(int argc, char** argv) {
       ->required();
   convert->callback([&] { code = shoal::RunConvert(convert_from, convert_to); });
 
-  std::string stop_run, inspect_path, diff_a, diff_b, report_run, hang_run;
+  std::string stop_run, inspect_path, diff_a, diff_b, report_out, hang_run;
+  std::vector<std::string> report_runs;
   auto* stop = app.add_subcommand("stop", "ask a run to save and stop at its next step");
   stop->add_option("run", stop_run, "run directory")->required();
   stop->callback([&] { code = shoal::RunStop(stop_run); });
@@ -165,9 +166,10 @@ int main(int argc, char** argv) {
   diff->add_option("a", diff_a, "run directory or checkpoint")->required();
   diff->add_option("b", diff_b, "run directory or checkpoint")->required();
   diff->callback([&] { code = shoal::RunDiff(diff_a, diff_b); });
-  auto* report = app.add_subcommand("report", "write RUN/report.html");
-  report->add_option("run", report_run, "run directory")->required();
-  report->callback([&] { code = shoal::RunReport(report_run); });
+  auto* report = app.add_subcommand("report", "a page about a run, or about several side by side");
+  report->add_option("run", report_runs, "run directories")->required();
+  report->add_option("--out", report_out, "file; default RUN/report.html, of several report.html beside the first");
+  report->callback([&] { code = shoal::RunReport(report_runs, report_out); });
   auto* hang = app.add_subcommand("why-hang", "merge the flight records of a run and name the culprit");
   hang->add_option("run", hang_run, "run directory")->required();
   hang->callback([&] { code = shoal::RunWhyHang(hang_run); });

@@ -45,10 +45,18 @@ int RunDataInfo(const std::string& path) {
 int RunInspect(const std::string& path) { return Print(InspectCheckpoint(path)); }
 int RunDiff(const std::string& a, const std::string& b) { return Print(DiffCheckpoints(a, b)); }
 
-int RunReport(const std::string& run) {
-  const absl::Status status = WriteReport(run);
+int RunReport(std::vector<std::string> runs, std::string out) {
+  for (std::string& run : runs) {
+    while (run.size() > 1 && run.back() == '/') run.pop_back();
+  }
+  const size_t slash = runs[0].rfind('/');
+  if (out.empty() && runs.size() == 1) out = runs[0] + "/report.html";
+  if (out.empty()) out = slash == std::string::npos ? "report.html" : runs[0].substr(0, slash + 1) + "report.html";
+  std::vector<std::string> without;
+  const absl::Status status = runs.size() == 1 ? WriteReport(runs[0], out) : WriteOverlay(runs, out, &without);
   if (!status.ok()) return Fail(status);
-  std::cout << run << "/report.html\n";
+  for (const std::string& run : without) std::cerr << run << " has no metrics; it is not on the page\n";
+  std::cout << out << "\n";
   return 0;
 }
 

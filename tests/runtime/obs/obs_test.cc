@@ -12,9 +12,11 @@
 
 #include "runtime/base/file_system.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/status.h"
 #include "runtime/obs/metrics_log.h"
 #include "runtime/obs/report.h"
 #include "runtime/obs/step_record.h"
+#include "runtime/obs/svg_plot.h"
 #include "runtime/obs/tensorboard_sink.h"
 #include "runtime/obs/trace.h"
 
@@ -77,14 +79,61 @@ TEST(Report, IsOnePageThatEscapesWhatItShows) {
   }
   metrics.close();
   std::ofstream(run + "/sample.txt") << "a <b> & c";
-  ASSERT_TRUE(WriteReport(run).ok());
+  ASSERT_TRUE(WriteReport(run, run + "/report.html").ok());
   const std::string html = *PosixFiles().Read(run + "/report.html");
   EXPECT_THAT(html, testing::HasSubstr("a &lt;b&gt; &amp; c"));
   for (const char* title :
        {"Loss", "Tokens per second", "Share of the step", "Learning rate", "Memory of rank 0", "Sequences by length"})
     EXPECT_THAT(html, testing::HasSubstr(title));
   EXPECT_THAT(html, testing::Not(testing::HasSubstr("http"))) << "nothing is fetched";
-  EXPECT_FALSE(WriteReport(testing::TempDir() + "/nowhere").ok());
+  EXPECT_FALSE(WriteReport(testing::TempDir() + "/nowhere", testing::TempDir() + "/nowhere.html").ok());
+}
+
+TEST(Report, OverlaysRunsAndSaysWhichHaveNoMetrics) {
+  const std::string folder = testing::TempDir() + "/overlay";
+  std::filesystem::remove_all(folder);
+  for (const char* name : {"a", "b", "empty"}) std::filesystem::create_directories(folder + "/" + name);
+  for (const char* name : {"a", "b"}) {
+    std::ofstream metrics(folder + "/" + name + "/metrics.jsonl");
+    for (int i = 1; i <= 20; ++i) {
+      StepRecord r = Example();
+      r.step = i;
+      r.loss = 5.0 / i;
+      if (i == 20) r.eval_loss = name[0] == 'a' ? 0.5125 : 0.75;
+      metrics << StepJson(r) << "\n";
+    }
+  }
+  std::ofstream(folder + "/b/state") << "stopped at step 20\n";
+  std::vector<std::string> without;
+  ASSERT_TRUE(WriteOverlay({folder + "/a", folder + "/b", folder + "/empty"}, folder + "/report.html", &without).ok());
+  EXPECT_THAT(without, testing::ElementsAre(folder + "/empty"));
+  const std::string html = *PosixFiles().Read(folder + "/report.html");
+  for (const char* text : {"Training loss", "Held-out loss", "Tokens per second", "Learning rate", "</svg>a</td>",
+                           "<td>0.5125</td>", "stopped at step 20", "empty has no metrics"})
+    EXPECT_THAT(html, testing::HasSubstr(text));
+  EXPECT_THAT(html, testing::Not(testing::HasSubstr("http"))) << "nothing is fetched";
+  EXPECT_EQ(ExitCodeFor(WriteOverlay({folder + "/empty", folder + "/c"}, folder + "/none.html", &without)),
+            ExitCode::kData);
+}
+
+// The vertical places of a plot's circles, in order.
+std::vector<double> CircleHeights(const std::string& svg) {
+  std::vector<double> heights;
+  for (size_t at = svg.find("cy=\""); at != std::string::npos; at = svg.find("cy=\"", at + 1))
+    heights.push_back(std::stod(svg.substr(at + 4)));
+  return heights;
+}
+
+TEST(Plot, LogarithmicAxesSpaceEqualRatiosEqually) {
+  Plot log({.low = 1, .high = 100}, {.low = 1, .high = 100, .scale = PlotAxis::Scale::kLog});
+  log.Line({"s", {{1, 1}, {10, 10}, {100, 100}}}, 0);
+  const auto at = CircleHeights(log.File("a < b", "x", {"s"}));
+  ASSERT_EQ(at.size(), 3u);
+  EXPECT_NEAR(at[0] - at[1], at[1] - at[2], 0.11);
+  EXPECT_THAT(log.File("a < b", "x", {"s"}), testing::HasSubstr("a &lt; b"));
+  Plot flat({.low = 3, .high = 3}, {.low = 0, .high = 0});
+  flat.Line({"s", {{3, 0}}}, 0);
+  EXPECT_THAT(flat.File("t", "x", {"s"}), testing::Not(testing::HasSubstr("nan")));
 }
 
 TEST(TensorBoard, ChecksumsAndFraming) {

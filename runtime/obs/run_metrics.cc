@@ -1,0 +1,91 @@
+#include "runtime/obs/run_metrics.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "runtime/base/file_system.h"
+
+namespace shoal {
+
+using nlohmann::json;
+
+namespace {
+
+// NaN for what is not there or not finite (null).
+double Number(const json& record, const char* field) {
+  const auto at = record.find(field);
+  return at != record.end() && at->is_number() ? at->get<double>() : RunSummary::kNone;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<json>> ReadMetrics(const std::string& run_dir) {
+  const auto text = PosixFiles().Read(run_dir + "/metrics.jsonl");
+  if (!text.ok()) return absl::NotFoundError(absl::StrCat(run_dir, " has no metrics: ", text.status().message()));
+  std::vector<json> records;
+  for (const auto line : absl::StrSplit(*text, '\n')) {
+    json record = json::parse(line.begin(), line.end(), nullptr, false);
+    if (record.is_object() && record.contains("step") && record["step"].is_number())
+      records.push_back(std::move(record));
+  }
+  if (records.empty()) return absl::NotFoundError(absl::StrCat(run_dir, "/metrics.jsonl has no step yet"));
+  return records;
+}
+
+Series MetricSeries(const std::vector<json>& records, const char* field, const std::string& name, double scale) {
+  Series s{name, {}};
+  for (const json& r : records) {
+    if (const double value = Number(r, field); std::isfinite(value))
+      s.points.emplace_back(r["step"].get<double>(), value * scale);
+  }
+  return s;
+}
+
+std::string MetricUnit(const std::vector<json>& records) {
+  return !records.empty() && records.front().contains("images") ? "images" : "tokens";
+}
+
+Series RateSeries(const std::vector<json>& records, const std::string& name) {
+  const std::string unit = MetricUnit(records);
+  Series s{name, {}};
+  for (const json& r : records) {
+    const double seconds = Number(r, "seconds");
+    if (seconds > 0) s.points.emplace_back(r["step"].get<double>(), r.value(unit, 0.0) / seconds);
+  }
+  return s;
+}
+
+RunSummary Summarise(const std::vector<json>& records) {
+  RunSummary s;
+  if (records.empty()) return s;
+  s.unit = MetricUnit(records);
+  s.steps = records.back()["step"].get<int64_t>();
+  double exposed = 0;
+  std::vector<double> times;
+  for (const json& r : records) {
+    const double seconds = r.value("seconds", 0.0);
+    s.seconds += seconds;
+    s.units += r.value(s.unit, 0.0);
+    exposed += r.value("comm_exposed_seconds", 0.0);
+    times.push_back(seconds);
+    if (const double held_out = Number(r, "eval_loss"); std::isfinite(held_out)) {
+      s.held_out = held_out;
+      s.held_out_step = r["step"].get<double>();
+      s.best_held_out = std::fmin(s.best_held_out, held_out);
+    }
+    if (const double accuracy = Number(r, "eval_accuracy"); std::isfinite(accuracy)) s.accuracy = accuracy;
+  }
+  std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2), times.end());
+  s.step_seconds = times[times.size() / 2];
+  if (s.seconds > 0) s.rate = s.units / s.seconds, s.exposed = exposed / s.seconds;
+  s.last_loss = Number(records.back(), "loss");
+  // A loss that is not finite stays so in the mean: that run has no loss at its end.
+  const size_t tenth = std::max<size_t>(1, records.size() / 10);
+  double sum = 0;
+  for (size_t i = records.size() - tenth; i < records.size(); ++i) sum += Number(records[i], "loss");
+  s.end_loss = sum / static_cast<double>(tenth);
+  return s;
+}
+
+}  // namespace shoal

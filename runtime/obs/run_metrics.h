@@ -1,0 +1,44 @@
+// What a run measured, read back from its metrics.jsonl: for reports and sweeps.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/obs/svg_plot.h"
+
+namespace shoal {
+
+// The records of `run_dir`, one per step and each with "step"; torn lines are passed over. NotFound when there is none.
+absl::StatusOr<std::vector<nlohmann::json>> ReadMetrics(const std::string& run_dir);
+
+// A field over the steps, where it is a number.
+Series MetricSeries(const std::vector<nlohmann::json>& records, const char* field, const std::string& name,
+                    double scale = 1);
+// "tokens" or "images": what the run's steps count.
+std::string MetricUnit(const std::vector<nlohmann::json>& records);
+// Tokens or images per second over the steps.
+Series RateSeries(const std::vector<nlohmann::json>& records, const std::string& name);
+
+// A run in numbers; NaN: it has no such number.
+struct RunSummary {
+  static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+  int64_t steps = 0;
+  std::string unit;             // "tokens" or "images"
+  double units = 0;             // of all steps
+  double seconds = 0;           // in steps
+  double step_seconds = kNone;  // median
+  double rate = kNone;          // units / seconds
+  double exposed = 0;           // share of the step time, 0 to 1
+  double last_loss = kNone;
+  double end_loss = kNone;  // training loss, mean of the last tenth of the steps: one batch's is noise
+  double held_out = kNone, best_held_out = kNone, held_out_step = kNone;  // the last, the least; where the last was
+  double accuracy = kNone;                                                // on what was held out, the last
+};
+RunSummary Summarise(const std::vector<nlohmann::json>& records);
+
+}  // namespace shoal
