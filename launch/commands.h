@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "launch/experiment/sweep.h"
 #include "launch/launcher.h"
 
 namespace shoal {
@@ -38,6 +39,16 @@ struct SampleArgs {
 };
 int RunSample(const SampleArgs& args);
 int RunEval(const std::string& run, int64_t max_tokens);
+
+struct ExperimentArgs {
+  SweepArgs sweep;
+  std::string run;                // of kRunOne: number or name
+  int minutes = 60, threads = 1;  // of kPrintSlurm: limit of a run; cores per rank where the job does not say
+};
+// Runs what is unfinished or changed; or one run, for a task of a job array; prints that array's sbatch script; lists
+// the runs; writes the results of what is finished.
+enum class ExperimentMode : uint8_t { kRun, kRunOne, kPrintSlurm, kList, kCollect };
+int RunExperiment(const ExperimentArgs& args, ExperimentMode mode);
 
 struct CalibrateArgs {
   int threads = 0;               // 0: as a job that names none

@@ -135,6 +135,44 @@ int main(int argc, char** argv) {
                                                         : LaunchMode::kRunMpirun);
   });
 
+  shoal::ExperimentArgs sweep_args;
+  bool sweep_slurm = false, sweep_list = false, sweep_collect = false;
+  auto* experiment = app.add_subcommand("experiment", "run a sweep of jobs; run again, it does what is left");
+  experiment->add_option("file", sweep_args.sweep.file, "experiment file (protobuf text format)")->required();
+  experiment->add_option("--folder", sweep_args.sweep.folder, "of runs and results; default runs/<name>");
+  experiment
+      ->add_option("--set", sweep_args.sweep.sets,
+                   "override a field of every run's job: path.to.field=value; may be "
+                   "repeated")
+      ->expected(1)
+      ->take_all();
+  experiment
+      ->add_option("--sweep", sweep_args.sweep.overrides,
+                   "override a field of the experiment: 'seeds=[1]'; may be "
+                   "repeated")
+      ->expected(1)
+      ->take_all();
+  auto* one = experiment->add_option("--run", sweep_args.run, "only this run, by number or name");
+  auto* list = experiment->add_flag("--list", sweep_list, "name the runs and where they stand, and do not run them");
+  auto* collect = experiment->add_flag("--collect", sweep_collect, "write the results of what is finished");
+  experiment->add_flag("--slurm", sweep_slurm, "print an sbatch script with a task for each run that is left")
+      ->excludes(one)
+      ->excludes(list)
+      ->excludes(collect);
+  one->excludes(list)->excludes(collect);
+  list->excludes(collect);
+  experiment->add_option("--minutes", sweep_args.minutes, "time limit of a run, for Slurm")->check(CLI::PositiveNumber);
+  experiment->add_option("--threads", sweep_args.threads, "cores per rank where the job does not say, for Slurm")
+      ->check(CLI::PositiveNumber);
+  experiment->callback([&] {
+    using shoal::ExperimentMode;
+    code = shoal::RunExperiment(sweep_args, sweep_slurm               ? ExperimentMode::kPrintSlurm
+                                            : sweep_list              ? ExperimentMode::kList
+                                            : sweep_collect           ? ExperimentMode::kCollect
+                                            : !sweep_args.run.empty() ? ExperimentMode::kRunOne
+                                                                      : ExperimentMode::kRun);
+  });
+
   shoal::CalibrateArgs calibrate_args;
   auto* calibrate = app.add_subcommand(
       "calibrate", "measure this machine for half a minute, so that plan and train predict step times");

@@ -395,7 +395,8 @@ class Trainer {
     ++steps_here_;
     if (recent_seconds_.size() == kRecentSteps) recent_seconds_.pop_front();
     recent_seconds_.push_back(record.seconds);
-    if (eval_every_.unit_case() != config::Duration::UNIT_NOT_SET && Crossed(eval_every_, before, after)) {
+    const bool ends = after.In(job_.duration()) >= Length(job_.duration());
+    if (ends || (eval_every_.unit_case() != config::Duration::UNIT_NOT_SET && Crossed(eval_every_, before, after))) {
       SHOAL_RETURN_IF_ERROR(Evaluate());
       record.eval_loss = eval_loss_;
       record.eval_accuracy = eval_accuracy_;

@@ -21,7 +21,7 @@ absl::StatusOr<std::string> Guard::Check(double loss, double grad_norm) {
   if (!std::isfinite(loss) || !std::isfinite(grad_norm)) {
     why = absl::StrCat("not finite: loss ", loss, ", gradient norm ", grad_norm);
     if (!config_.skip_non_finite())
-      return absl::AbortedError(absl::StrCat(why, "; optim.guard.skip_non_finite is off"));
+      return absl::AbortedError(absl::StrCat("diverged: ", why, "; optim.guard.skip_non_finite is off"));
   } else if (Outlier(losses_, loss)) {
     why = absl::StrCat("loss ", loss, " is more than ", config_.z_score(), " deviations out");
   } else if (Outlier(norms_, grad_norm)) {

@@ -17,7 +17,7 @@ check() {
     failures=$((failures + 1))
   fi
 }
-for command in doctor calibrate validate plan train eval sample data launch convert stop inspect diff report why-hang bench; do
+for command in doctor calibrate validate plan train eval sample data launch experiment convert stop inspect diff report why-hang bench; do
   check "help lists $command" 0 "  $command " "$shoal" --help
 done
 check "unknown command" 2 "" "$shoal" trian
