@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "models/model.h"
+#include "launch/model_setup.h"
 #include "runtime/base/regex.h"
 #include "runtime/base/status.h"
 #include "runtime/module/local_params.h"
@@ -39,7 +39,7 @@ absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::st
                                            DataParallel& dp, ThreadPool& pool) {
   const auto names = Regex::Compile(pattern);
   if (!names.ok()) return Annotate(names.status(), "debug.grad_check");
-  const auto model = MakeModel(job.model());
+  SHOAL_ASSIGN_OR_RETURN(const auto model, ModelFor(job));
   LocalParams params(model->params(), DType::kF64);
   OpContext ops{.pool = &pool};
   for (const Param* param : model->params()) ops::Copy(ops, dp.Weight(*param), params.Weight(*param));

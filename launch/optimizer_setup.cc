@@ -1,10 +1,11 @@
 #include "launch/optimizer_setup.h"
 
+#include "launch/model_setup.h"
+
 namespace shoal {
 
 absl::StatusOr<std::unique_ptr<Optimizer>> OptimizerFor(const config::Job& job, const Model& model) {
-  const auto& transformer = job.model().transformer();
-  return MakeOptimizer(job.optim(), model.params(), {.width = transformer.width(), .depth = transformer.layers()});
+  return MakeOptimizer(job.optim(), model.params(), ScaleOf(job));
 }
 
 DataParallelOptions StorageFor(const config::Job& job, const Model& model, const Optimizer& optimizer,

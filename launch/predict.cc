@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "comm/world.h"
+#include "launch/model_setup.h"
 #include "launch/optimizer_setup.h"
-#include "models/model.h"
 #include "optim/optimizer_state.h"
 #include "parallel/data_parallel.h"
 #include "runtime/module/step_context.h"
@@ -37,11 +37,10 @@ DType ComputeType(const config::Job& job) {
 // Everything of a rank, on the meta device: rank 0 of a world in which every collective is done at once.
 class DryRun {
  public:
-  DryRun(const config::Job& job, int ranks)
-      : job_(job),
-        model_(MakeModel(job.model(), RecomputedBy(job.parallel()))),
-        world_(FakeWorld(0, ranks)),
-        params_(ComputeType(job)) {
+  DryRun(const config::Job& job, int ranks) : job_(job), world_(FakeWorld(0, ranks)), params_(ComputeType(job)) {
+    auto model = ModelFor(job, RecomputedBy(job.parallel()));
+    CHECK(model.ok()) << model.status();
+    model_ = *std::move(model);
     auto mesh = Mesh::Create(*world_, {});
     CHECK(mesh.ok()) << mesh.status();
     mesh_ = *std::move(mesh);

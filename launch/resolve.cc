@@ -127,6 +127,10 @@ absl::Status ResolveImages(config::Job& job, Checker& check) {
     return absl::OkStatus();
   }
   resnet = *resolved;
+  if (job.optim().has_width_rule()) {
+    check.Add("optim.width_rule is for transformers; no rule is known for the widths of model.resnet: remove it");
+    job.mutable_optim()->clear_width_rule();
+  }
   check.AddAll(OptimizerFor(job, *MakeModel(job.model())).status());
   job.mutable_data()->mutable_images()->set_size(resnet.image_size());
   job.mutable_data()->mutable_images()->set_channels(resnet.channels());
@@ -168,8 +172,6 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every(), job.model());
   if (job.eval().has_every()) CheckDuration(check, "eval.every", job.eval().every(), job.model());
   if (job.optim().has_ema()) check.Add("optim.ema is not supported by this build's trainer");
-  if (job.optim().has_width_rule())
-    check.Add("optim.width_rule is not supported by this build's models: they lack its multipliers");
   if (job.optim().has_batch_growth()) check.Add("optim.batch_growth is not supported by this build's trainer");
   const double final_ratio = job.optim().schedule().final_ratio();
   if (final_ratio < 0 || final_ratio > 1)

@@ -54,4 +54,13 @@ absl::Status RunDir::WriteEnvironment(int ranks, int threads_per_rank, const std
   return WriteFileAtomically(PosixFiles(), File("environment.json"), j.dump(1) + "\n");
 }
 
+absl::StatusOr<config::Job> JobOfRun(const std::string& run, const std::string& checkpoint) {
+  std::string path = run + "/job.textproto";
+  for (const char* up : {"/../job.textproto", "/../../job.textproto"}) {
+    if (!PosixFiles().Exists(path)) path = checkpoint + up;
+  }
+  SHOAL_ASSIGN_OR_RETURN(LoadedJob loaded, LoadJob(path, {}));
+  return loaded.job;
+}
+
 }  // namespace shoal

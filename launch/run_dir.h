@@ -29,6 +29,9 @@ class RunDir {
   std::unique_ptr<FolderLock> lock_;
 };
 
+// The job of the run directory `run`, or of the one that the folder `checkpoint` lies below.
+absl::StatusOr<config::Job> JobOfRun(const std::string& run, const std::string& checkpoint);
+
 std::string BuildId();  // version, compiler, libraries: equal on all ranks of a job
 
 }  // namespace shoal

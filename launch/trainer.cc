@@ -18,6 +18,7 @@
 #include "launch/calibration.h"
 #include "launch/console.h"
 #include "launch/grad_check.h"
+#include "launch/model_setup.h"
 #include "launch/optimizer_setup.h"
 #include "launch/predict.h"
 #include "launch/progress_state.h"
@@ -131,7 +132,7 @@ class Trainer {
   }
 
   absl::Status SetUp() {
-    model_ = MakeModel(job_.model(), RecomputedBy(job_.parallel()));
+    SHOAL_ASSIGN_OR_RETURN(model_, ModelFor(job_, RecomputedBy(job_.parallel())));
     SHOAL_RETURN_IF_ERROR(CheckMemory());
     SHOAL_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, {}));
     SHOAL_ASSIGN_OR_RETURN(workload_, OpenWorkload(job_));
@@ -139,6 +140,7 @@ class Trainer {
     SHOAL_ASSIGN_OR_RETURN(optimizer_, OptimizerFor(job_, *model_));
     Say(absl::StrCat("optimizer: ", OptimizerName(job_.optim()), "\n",
                      optimizer_->groups().Text(job_.optim().learning_rate())));
+    if (job_.optim().has_width_rule()) Say(WidthRuleText(job_));
     SHOAL_ASSIGN_OR_RETURN(dp_, DataParallel::Create(model_->params(), *mesh_, StorageFor(job_, *model_, *optimizer_)));
     owners_ = MakeOwnerSum(*mesh_, job_.parallel().zero());
     buffers_ = std::make_unique<BufferState>(model_->buffers());

@@ -94,14 +94,14 @@ Shape TheirShape(const Place& place, const Shape& ours) {
 }
 
 enum class Way : uint8_t { kTheirsToOurs, kOursToTheirs };
-// Element by element: at most a few times in a model's life. Both f32.
-void CopyPart(const Place& place, const Tensor& ours, const Tensor& theirs, Way way) {
+// theirs = factor ours, element by element: at most a few times in a model's life. Both f32.
+void CopyPart(const Place& place, const Tensor& ours, const Tensor& theirs, double factor, Way way) {
   const auto mine = ours.span<float>(), yours = theirs.span<float>();
   const auto move = [&](int64_t our, int64_t their) {
     if (way == Way::kTheirsToOurs)
-      mine[our] = yours[their];
+      mine[our] = static_cast<float>(yours[their] / factor);
     else
-      yours[their] = mine[our];
+      yours[their] = static_cast<float>(mine[our] * factor);
   };
   if (ours.shape().size() == 1 || !place.transposed) {
     for (int64_t i = 0; i < ours.size(); ++i) move(i, place.part * ours.size() + i);
@@ -328,7 +328,7 @@ class TensorFiles {
 
 bool IsHuggingFaceFolder(const std::string& path) { return PosixFiles().Exists(path + "/config.json"); }
 
-absl::StatusOr<HuggingFaceModel> ReadHuggingFace(const std::string& folder) {
+absl::StatusOr<HuggingFaceModel> ReadHuggingFace(const std::string& folder, const WidthMultipliers& multipliers) {
   HuggingFaceModel model;
   SHOAL_ASSIGN_OR_RETURN(model.config, ReadConfig(folder + "/config.json"));
   SHOAL_ASSIGN_OR_RETURN(const TensorFiles files, TensorFiles::Open(folder));
@@ -349,13 +349,13 @@ absl::StatusOr<HuggingFaceModel> ReadHuggingFace(const std::string& folder) {
       ops::Copy(ctx, found, theirs);
     }
     const Tensor ours = Tensor::Zeros(param->shape, DType::kF32);
-    CopyPart(place, ours, theirs, Way::kTheirsToOurs);
+    CopyPart(place, ours, theirs, FoldedFactor(model.config, multipliers, param->name), Way::kTheirsToOurs);
     model.weights[param->name] = ours;
   }
   return model;
 }
 
-absl::Status WriteHuggingFace(const TransformerConfig& config,
+absl::Status WriteHuggingFace(const TransformerConfig& config, const WidthMultipliers& multipliers,
                               absl::FunctionRef<absl::StatusOr<Tensor>(const std::string&)> read,
                               const std::string& folder) {
   if (const std::string why = WhyNone(config); !why.empty())
@@ -370,7 +370,7 @@ absl::Status WriteHuggingFace(const TransformerConfig& config,
     SHOAL_ASSIGN_OR_RETURN(const Tensor ours, read(param->name));
     Tensor& whole = theirs[place.name];
     if (!whole.defined()) whole = Tensor::Zeros(TheirShape(place, param->shape), DType::kF32);
-    CopyPart(place, ours, whole, Way::kOursToTheirs);
+    CopyPart(place, ours, whole, FoldedFactor(config, multipliers, param->name), Way::kOursToTheirs);
   }
   std::vector<NamedTensor> tensors;
   for (auto& [name, tensor] : theirs) tensors.push_back({name, tensor});

@@ -145,7 +145,7 @@ void Embedding::VisitParams(absl::FunctionRef<void(Param&)> visit) {
   if (positions_) visit(*positions_);
 }
 
-AttentionBlock::AttentionBlock(const std::string& name, const TransformerConfig& c)
+AttentionBlock::AttentionBlock(const std::string& name, const TransformerConfig& c, double multiplier)
     : rope_(c.positions() == TransformerConfig::ROPE),
       qk_norm_(c.qk_norm()),
       width_(c.width()),
@@ -154,6 +154,7 @@ AttentionBlock::AttentionBlock(const std::string& name, const TransformerConfig&
       size_(HeadSize(c)),
       theta_(static_cast<float>(c.rope_theta())),
       epsilon_(static_cast<float>(c.norm_epsilon())),
+      scale_(static_cast<float>(multiplier) / std::sqrt(static_cast<float>(size_))),
       norm_(name + ".norm", c),
       q_(LinearOptions(name + ".q", c.width(), heads_ * size_, c)),
       k_(LinearOptions(name + ".k", c.width(), key_heads_ * size_, c)),
@@ -199,7 +200,7 @@ Batch AttentionBlock::Forward(StepContext& ctx, Batch x) {
   const Tensor attended = ctx.Frame({tokens, heads_, size_}, ctx.compute());
   const Tensor lse = ctx.Frame({heads_, tokens}, ctx.stats_dtype());
   ops::AttentionVarlenFwd(ctx.ops(), ctx.arena(), h.q, h.k, h.v, x.layout->cu_seqlens, attended, lse,
-                          {.scale = 1.0f / std::sqrt(static_cast<float>(size_))});
+                          {.scale = scale_});
   const Tensor y = ctx.Frame({tokens, width_}, ctx.compute());
   out_.Forward(ctx, attended.View({tokens, q_size}), y);
   frame.saved = {x.x, stats, fused, used, attended, lse, q_stats, k_stats};
@@ -219,8 +220,7 @@ Batch AttentionBlock::Backward(StepContext& ctx, Batch dy) {
     out_.Backward(ctx, attended.View({tokens, q_size}), dy.x, dattended, Accumulate::kOverwrite);
     const Heads h = Split(frame.saved[3]);
     ops::AttentionVarlenBwd(ctx.ops(), ctx.arena(), dattended.View({tokens, heads_, size_}), h.q, h.k, h.v, attended,
-                            frame.saved[5], layout->cu_seqlens, d.q, d.k, d.v,
-                            {.scale = 1.0f / std::sqrt(static_cast<float>(size_))});
+                            frame.saved[5], layout->cu_seqlens, d.q, d.k, d.v, {.scale = scale_});
   }
   if (rope_) {
     ops::Rope(ctx.ops(), d.q, layout->positions, theta_, ops::Direction::kBackward);
@@ -387,12 +387,13 @@ Batch NormLayer::Backward(StepContext& ctx, Batch dy) {
   return {dx, dy.layout};
 }
 
-LmHead::LmHead(const TransformerConfig& config, Param* tied)
+LmHead::LmHead(const TransformerConfig& config, Param* tied, double multiplier)
     : own_{.name = "head.weight",
            .shape = {config.vocabulary(), config.width()},
            .init_std = static_cast<float>(config.init_std()),
            .param_class = ParamClass::kReadout},
-      weight_(tied != nullptr ? tied : &own_) {}
+      weight_(tied != nullptr ? tied : &own_),
+      logit_scale_(static_cast<float>(multiplier)) {}
 
 double LabelCount(const SeqLayout& layout) {
   if (layout.labels.meta()) return static_cast<double>(layout.labels.size());
@@ -408,7 +409,7 @@ Batch LmHead::Forward(StepContext& ctx, Batch x) {
   } else if (x.layout->labels.defined()) {
     ctx.AddLoss("loss",
                 ops::LinearCrossEntropy(ctx.ops(), ctx.arena(), x.x, ctx.Weight(*weight_), x.layout->labels, Tensor(),
-                                        Tensor(), {}),
+                                        Tensor(), {.logit_scale = logit_scale_}),
                 LabelCount(*x.layout));
   }
   return x;
@@ -419,9 +420,11 @@ Batch LmHead::Backward(StepContext& ctx, Batch dy) {
   const auto layout = LayoutOf(frame);
   const Tensor dhidden = ctx.Live(frame.saved[0].shape(), ctx.compute());
   ctx.WeightGradNow(*weight_, [&](OpContext& ops, absl::Span<const GradSink> sinks, absl::Span<const Tensor>) {
-    const double loss = ops::LinearCrossEntropy(
-        ops, ctx.arena(), frame.saved[0], ctx.Weight(*weight_), layout->labels, dhidden, sinks[0].grad,
-        {.grad_scale = static_cast<float>(ctx.grad_scale()), .accumulate_dweight = sinks[0].accumulate});
+    const double loss = ops::LinearCrossEntropy(ops, ctx.arena(), frame.saved[0], ctx.Weight(*weight_), layout->labels,
+                                                dhidden, sinks[0].grad,
+                                                {.grad_scale = static_cast<float>(ctx.grad_scale()),
+                                                 .logit_scale = logit_scale_,
+                                                 .accumulate_dweight = sinks[0].accumulate});
     ctx.AddLoss("loss", loss, LabelCount(*layout));
   });
   ctx.ReleaseFrame(frame);
@@ -431,6 +434,7 @@ Batch LmHead::Backward(StepContext& ctx, Batch dy) {
 Tensor LmHead::Logits(StepContext& ctx, const Tensor& hidden) {
   const Tensor logits = ctx.Live({hidden.dim(0), weight_->shape[0]}, ctx.stats_dtype());
   ops::Matmul(ctx.ops(), hidden, ctx.Weight(*weight_), logits, {.transpose_b = Transpose::kYes});
+  if (logit_scale_ != 1) ops::Scale(ctx.ops(), logits, logit_scale_);
   return logits;
 }
 

@@ -68,7 +68,8 @@ class Embedding : public Module {
 // out(attention(rope(qk_norm(q)), rope(qk_norm(k)), v)) of norm(x); the residual is outside.
 class AttentionBlock : public Module {
  public:
-  AttentionBlock(const std::string& name, const config::TransformerConfig& config);
+  // `multiplier`: on the scores, beside 1 / sqrt(head size).
+  AttentionBlock(const std::string& name, const config::TransformerConfig& config, double multiplier = 1);
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override;
@@ -80,7 +81,7 @@ class AttentionBlock : public Module {
   Heads Split(const Tensor& fused) const;
   bool rope_, qk_norm_;
   int64_t width_, heads_, key_heads_, size_;
-  float theta_, epsilon_;
+  float theta_, epsilon_, scale_;
   Norm norm_;
   Linear q_, k_, v_, out_;
   Param q_norm_, k_norm_;
@@ -138,8 +139,8 @@ class NormLayer : public Module {
 // whole. Forward returns its input.
 class LmHead : public Module {
  public:
-  // `tied`: the token table, owned by the embedding; null: an own weight "head.weight".
-  LmHead(const config::TransformerConfig& config, Param* tied);
+  // `tied`: the token table, owned by the embedding; null: an own weight "head.weight". `multiplier`: on the logits.
+  LmHead(const config::TransformerConfig& config, Param* tied, double multiplier = 1);
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override { visit(*weight_); }
@@ -149,6 +150,7 @@ class LmHead : public Module {
  private:
   Param own_;
   Param* weight_;
+  float logit_scale_;
 };
 
 }  // namespace shoal

@@ -18,6 +18,12 @@ void Model::CollectState() {
   VisitBuffers([this](Buffer& buffer) { buffers_.push_back(&buffer); });
 }
 
+void Model::ScaleInitialValues(absl::Span<const double> factors) {
+  std::vector<Param*> params(params_.size());
+  VisitParams([&](Param& param) { params[static_cast<size_t>(param.id)] = &param; });
+  for (size_t i = 0; i < params.size(); ++i) params[i]->init_std *= static_cast<float>(factors[i]);
+}
+
 Recomputed RecomputedBy(const config::ParallelConfig& config) {
   switch (config.recompute()) {
     case config::ParallelConfig::NONE:
@@ -30,10 +36,11 @@ Recomputed RecomputedBy(const config::ParallelConfig& config) {
   return Recomputed::kNothing;
 }
 
-std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputed recomputed) {
+std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputed recomputed,
+                                 const WidthMultipliers& multipliers) {
   if (config.has_resnet()) return std::make_unique<ResNet>(config.resnet(), recomputed);
   CHECK(config.has_transformer()) << "a resolved job has a model";
-  return std::make_unique<Transformer>(config.transformer(), recomputed);
+  return std::make_unique<Transformer>(config.transformer(), recomputed, multipliers);
 }
 
 }  // namespace shoal

@@ -6,6 +6,7 @@
 
 #include "absl/types/span.h"
 #include "models/models.pb.h"
+#include "models/width_multipliers.h"
 #include "parallel/parallel.pb.h"
 #include "runtime/module/module.h"
 
@@ -22,6 +23,8 @@ class Model : public Module {
   // Running statistics, in definition order.
   const std::vector<Buffer*>& buffers() const { return buffers_; }
   int64_t parameter_count() const;
+  // Multiplies each parameter's initial standard deviation by its factor, by id. Before weights are drawn.
+  void ScaleInitialValues(absl::Span<const double> factors);
   // FLOPs of training on a batch of sequences of these lengths, or of so many images: 6 per parameter and row it is
   // multiplied with, attention's products besides; no credit for recomputation (the definition of mfu).
   virtual double TrainFlops(absl::Span<const int32_t> lengths, int64_t images) const = 0;
@@ -39,7 +42,8 @@ class Model : public Module {
 enum class Recomputed : uint8_t { kNothing, kMlps, kBlocks };
 Recomputed RecomputedBy(const config::ParallelConfig& config);
 
-// The model that a resolved `config` names. One table in model.cc.
-std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputed recomputed = Recomputed::kNothing);
+// The model that a resolved `config` names; `multipliers` are for transformers. One table in model.cc.
+std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputed recomputed = Recomputed::kNothing,
+                                 const WidthMultipliers& multipliers = {});
 
 }  // namespace shoal

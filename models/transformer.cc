@@ -9,17 +9,20 @@ namespace shoal {
 namespace {
 
 std::unique_ptr<Module> ResidualBranch(const config::TransformerConfig& config, const std::string& name,
-                                       std::unique_ptr<Module> branch) {
-  if (config.dropout() == 0) return std::make_unique<Residual>(std::move(branch));
+                                       std::unique_ptr<Module> branch, double multiplier) {
+  const auto scale = static_cast<float>(multiplier);
+  if (config.dropout() == 0) return std::make_unique<Residual>(std::move(branch), scale);
   auto seq = std::make_unique<Seq>();
   seq->Add(name, std::move(branch));
   seq->Add(name + ".dropout", std::make_unique<DropoutLayer>(name + ".dropout", static_cast<float>(config.dropout())));
-  return std::make_unique<Residual>(std::move(seq));
+  return std::make_unique<Residual>(std::move(seq), scale);
 }
 
 }  // namespace
 
-Transformer::Transformer(const config::TransformerConfig& config, Recomputed recomputed) : config_(config) {
+Transformer::Transformer(const config::TransformerConfig& config, Recomputed recomputed,
+                         const WidthMultipliers& multipliers)
+    : config_(config), multipliers_(multipliers) {
   auto embedding = std::make_unique<Embedding>(config);
   Param* table = &embedding->tokens();
   body_.Add("embedding", std::move(embedding));
@@ -32,15 +35,18 @@ Transformer::Transformer(const config::TransformerConfig& config, Recomputed rec
     auto block = std::make_unique<Seq>();
     const auto inner = recomputed == Recomputed::kMlps ? MlpBlock::Inner::kRecompute : MlpBlock::Inner::kKeep;
     const std::string attention = name + ".attention", mlp = name + ".mlp";
-    block->Add(attention, ResidualBranch(config, attention, std::make_unique<AttentionBlock>(attention, config)));
-    block->Add(mlp, ResidualBranch(config, mlp, std::make_unique<MlpBlock>(mlp, config, inner)));
+    const auto add = [&](const std::string& branch_name, std::unique_ptr<Module> branch) {
+      block->Add(branch_name, ResidualBranch(config, branch_name, std::move(branch), multipliers.residual));
+    };
+    add(attention, std::make_unique<AttentionBlock>(attention, config, multipliers.attention));
+    add(mlp, std::make_unique<MlpBlock>(mlp, config, inner));
     if (recomputed == Recomputed::kBlocks)
       body_.Add(name, std::make_unique<Recompute>(std::move(block)));
     else
       body_.Add(name, std::move(block));
   }
   body_.Add("final_norm", std::make_unique<NormLayer>("final_norm", config));
-  head_ = std::make_unique<LmHead>(config, config.tied_head() ? table : nullptr);
+  head_ = std::make_unique<LmHead>(config, config.tied_head() ? table : nullptr, multipliers.readout);
   CollectState();
 }
 

@@ -7,6 +7,7 @@
 #include "models/layers.h"
 #include "models/model.h"
 #include "models/models.pb.h"
+#include "models/width_multipliers.h"
 #include "runtime/module/combinators.h"
 
 namespace shoal {
@@ -15,7 +16,8 @@ namespace shoal {
 class Transformer : public Model {
  public:
   // `config` is resolved (ResolveTransformer).
-  explicit Transformer(const config::TransformerConfig& config, Recomputed recomputed = Recomputed::kNothing);
+  explicit Transformer(const config::TransformerConfig& config, Recomputed recomputed = Recomputed::kNothing,
+                       const WidthMultipliers& multipliers = {});
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override;
@@ -25,9 +27,11 @@ class Transformer : public Model {
   Batch Hidden(StepContext& ctx, Batch x) { return body_.Forward(ctx, std::move(x)); }
   LmHead& head() { return *head_; }
   const config::TransformerConfig& config() const { return config_; }
+  const WidthMultipliers& multipliers() const { return multipliers_; }
 
  private:
   config::TransformerConfig config_;
+  WidthMultipliers multipliers_;
   Seq body_;
   std::unique_ptr<LmHead> head_;
 };

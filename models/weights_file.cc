@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "models/hugging_face.h"
+#include "models/transformer.h"
 #include "parallel/checkpoint/safetensors.h"
 #include "runtime/base/status.h"
 
@@ -48,7 +49,8 @@ absl::Status LoadWeights(const std::string& path, const config::ModelConfig& con
     if (!config.has_transformer())
       return absl::InvalidArgumentError(
           absl::StrCat("model.initial_weights: ", path, " is a Hugging Face folder; those are read for transformers"));
-    SHOAL_ASSIGN_OR_RETURN(HuggingFaceModel read, ReadHuggingFace(path));
+    SHOAL_ASSIGN_OR_RETURN(HuggingFaceModel read,
+                           ReadHuggingFace(path, static_cast<const Transformer&>(model).multipliers()));
     SHOAL_RETURN_IF_ERROR(SameModel(path, read.config, config.transformer()));
     weights = std::move(read.weights);
   } else {

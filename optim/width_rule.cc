@@ -57,13 +57,17 @@ int64_t FanIn(const Shape& shape) {
 absl::Status CheckWidthRule(const WidthRule& rule) {
   std::vector<std::string> wrong;
   if (Scales(rule) && !rule.has_base_width()) {
-    wrong.push_back("optim.width_rule has no base_width: the width at which rate and decay were tuned");
+    wrong.push_back(
+        "optim.width_rule has no base_width, the width at which rate and decay were tuned; write width_rule { "
+        "base_width: 256 }");
   } else if (rule.has_base_width() && rule.base_width() < 1) {
     wrong.push_back(absl::StrCat("optim.width_rule.base_width is ", rule.base_width(), "; it must be above 0"));
   }
   const bool by_depth = rule.preset() == WidthRule::COMPLETE_P;
   if (by_depth && rule.base_depth() < 1)
-    wrong.push_back("optim.width_rule has no base_depth, which COMPLETE_P needs: the layers that it was tuned at");
+    wrong.push_back(
+        "optim.width_rule has no base_depth, the layers at which they were tuned, which COMPLETE_P needs; write "
+        "base_depth: 4");
   if (!by_depth && (rule.has_base_depth() || rule.has_depth_alpha()))
     wrong.push_back("optim.width_rule.base_depth and depth_alpha are for preset COMPLETE_P");
   if (rule.has_base_head_size() && rule.base_head_size() < 1)

@@ -10,6 +10,7 @@
 #include "comm/world.h"
 #include "launch/commands/stream_kernel.h"
 #include "launch/config_loader.h"
+#include "launch/model_setup.h"
 #include "launch/optimizer_setup.h"
 #include "launch/resolve.h"
 #include "models/model.h"
@@ -145,7 +146,7 @@ absl::Status BenchMuon(const BenchArgs& args) {
       Side& side = sides[zero];
       config::Job mine = job;
       mine.mutable_parallel()->set_zero(zero);
-      side.model = MakeModel(mine.model());
+      SHOAL_ASSIGN_OR_RETURN(side.model, ModelFor(mine));
       SHOAL_ASSIGN_OR_RETURN(side.mesh, Mesh::Create(world, {}));
       SHOAL_ASSIGN_OR_RETURN(side.optimizer, OptimizerFor(mine, *side.model));
       SHOAL_ASSIGN_OR_RETURN(side.dp, DataParallel::Create(side.model->params(), *side.mesh,

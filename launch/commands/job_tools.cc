@@ -10,6 +10,7 @@
 #include "launch/calibration.h"
 #include "launch/commands.h"
 #include "launch/config_loader.h"
+#include "launch/model_setup.h"
 #include "launch/predict.h"
 #include "launch/resolve.h"
 #include "launch/run_dir.h"
@@ -116,21 +117,11 @@ struct Restored {
   }
 };
 
-// The job of a run directory, or of a checkpoint two folders below one.
-absl::StatusOr<config::Job> JobOf(const std::string& run, const std::string& checkpoint) {
-  std::string path = run + "/job.textproto";
-  for (const char* up : {"/../job.textproto", "/../../job.textproto"}) {
-    if (!PosixFiles().Exists(path)) path = checkpoint + up;
-  }
-  SHOAL_ASSIGN_OR_RETURN(LoadedJob loaded, LoadJob(path, {}));
-  return loaded.job;
-}
-
 absl::StatusOr<Restored> Restore(const std::string& run) {
   Restored r;
   SHOAL_ASSIGN_OR_RETURN(r.folder, FindCheckpoint(run));
-  SHOAL_ASSIGN_OR_RETURN(r.job, JobOf(run, r.folder));
-  r.model = MakeModel(r.job.model());
+  SHOAL_ASSIGN_OR_RETURN(r.job, JobOfRun(run, r.folder));
+  SHOAL_ASSIGN_OR_RETURN(r.model, ModelFor(r.job));
   r.params = std::make_unique<LocalParams>(r.model->params(), DType::kF32);
   r.pool = std::make_unique<ThreadPool>(std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   SHOAL_ASSIGN_OR_RETURN(r.arena, Arena::Create(int64_t{64} << 30, DeviceKind::kCpu));
@@ -170,13 +161,13 @@ absl::Status ConvertFromHuggingFace(const std::string& from, const std::string& 
 
 absl::Status ConvertToHuggingFace(const std::string& from, const std::string& to) {
   SHOAL_ASSIGN_OR_RETURN(const std::string folder, FindCheckpoint(from));
-  SHOAL_ASSIGN_OR_RETURN(const config::Job job, JobOf(from, folder));
+  SHOAL_ASSIGN_OR_RETURN(const config::Job job, JobOfRun(from, folder));
   if (!job.model().has_transformer())
     return absl::InvalidArgumentError(
         absl::StrCat(from, " is no transformer; its weights can become a .safetensors file in Shoal's names"));
   SHOAL_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(folder));
   return WriteHuggingFace(
-      job.model().transformer(), [&](const std::string& name) { return reader.Read(name); }, to);
+      job.model().transformer(), MultipliersOf(job), [&](const std::string& name) { return reader.Read(name); }, to);
 }
 
 }  // namespace

@@ -37,12 +37,19 @@ void Seq::VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) {
 
 Batch Residual::Forward(StepContext& ctx, Batch x) {
   Batch y = inner_->Forward(ctx, x);
+  if (scale_ != 1) ops::Scale(ctx.ops(), y.x, scale_);
   ops::Add(ctx.ops(), y.x, x.x, y.x);
   return y;
 }
 
 Batch Residual::Backward(StepContext& ctx, Batch dy) {
-  Batch dx = inner_->Backward(ctx, dy);
+  Batch branch = dy;
+  if (scale_ != 1) {
+    branch.x = ctx.Live(dy.x.shape(), dy.x.dtype());
+    ops::Copy(ctx.ops(), dy.x, branch.x);
+    ops::Scale(ctx.ops(), branch.x, scale_);
+  }
+  Batch dx = inner_->Backward(ctx, std::move(branch));
   ops::Add(ctx.ops(), dx.x, dy.x, dx.x);
   return dx;
 }

@@ -23,10 +23,10 @@ class Seq : public Module {
   std::vector<std::pair<std::string, std::unique_ptr<Module>>> children_;
 };
 
-// y = x + inner(x).
+// y = x + scale inner(x).
 class Residual : public Module {
  public:
-  explicit Residual(std::unique_ptr<Module> inner) : inner_(std::move(inner)) {}
+  explicit Residual(std::unique_ptr<Module> inner, float scale = 1) : inner_(std::move(inner)), scale_(scale) {}
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override { inner_->VisitParams(visit); }
@@ -34,6 +34,7 @@ class Residual : public Module {
 
  private:
   std::unique_ptr<Module> inner_;
+  float scale_;
 };
 
 // y = sum of branch(x) over all branches; they run in order.

@@ -91,6 +91,7 @@ void EmbeddingBwd(OpContext& ctx, const Tensor& tokens, const Tensor& dout, cons
 // dweight (f32) (=|+=) grad_scale * dloss/dweight. Returns NaN on kMeta.
 struct CrossEntropyOptions {
   float grad_scale = 1;
+  float logit_scale = 1;      // logits, bias included, are multiplied by it
   float label_smoothing = 0;  // the target is 1 - s for the label and s / V more for every class (arXiv 1512.00567)
   int64_t* correct =
       nullptr;             // becomes the number of rows whose largest logit (of equal ones the first) is the label's

@@ -24,8 +24,8 @@ using testing::HasSubstr;
 // Written by transformers: golden/make_hugging_face.py.
 const std::string kGolden = "tests/models/golden/";
 
-Tensor Logits(const HuggingFaceModel& model, const Tensor& tokens) {
-  Transformer transformer(model.config);
+Tensor Logits(const HuggingFaceModel& model, const Tensor& tokens, const WidthMultipliers& multipliers = {}) {
+  Transformer transformer(model.config, Recomputed::kNothing, multipliers);
   LocalParams params(transformer.params(), DType::kF32);
   ThreadPool pool(1);
   OpContext ops{.pool = &pool};
@@ -71,7 +71,7 @@ TEST_P(HuggingFace, WritesWhatItRead) {
   const std::string folder = testing::TempDir() + "/hugging_face_" + GetParam();
   std::filesystem::remove_all(folder);
   const auto read = [&](const std::string& name) -> absl::StatusOr<Tensor> { return model->weights.at(name); };
-  ASSERT_EQ(WriteHuggingFace(model->config, read, folder), absl::OkStatus());
+  ASSERT_EQ(WriteHuggingFace(model->config, {}, read, folder), absl::OkStatus());
   const auto theirs = SafetensorsFile::Open(kGolden + GetParam() + "/model.safetensors"),
              ours = SafetensorsFile::Open(folder + "/model.safetensors");
   ASSERT_TRUE(theirs.ok() && ours.ok());
@@ -85,7 +85,29 @@ TEST_P(HuggingFace, WritesWhatItRead) {
   const auto again = ReadHuggingFace(folder);
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->config.SerializeAsString(), model->config.SerializeAsString());
-  EXPECT_THAT(WriteHuggingFace(model->config, read, folder).message(), HasSubstr("holds a model already"));
+  EXPECT_THAT(WriteHuggingFace(model->config, {}, read, folder).message(), HasSubstr("holds a model already"));
+}
+
+TEST_P(HuggingFace, MultipliersAreFoldedIntoWeightsAndBack) {
+  const WidthMultipliers multipliers{.attention = 2, .readout = 0.25, .residual = 0.5};
+  const auto model = ReadHuggingFace(kGolden + GetParam());
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto golden = SafetensorsFile::Open(kGolden + GetParam() + "_logits.safetensors");
+  ASSERT_TRUE(golden.ok()) << golden.status();
+  const Tensor tokens = (*golden)->View((*golden)->entries().at("tokens"));
+  const std::string folder = testing::TempDir() + "/hugging_face_folded_" + GetParam();
+  std::filesystem::remove_all(folder);
+  const auto read = [&](const std::string& name) -> absl::StatusOr<Tensor> { return model->weights.at(name); };
+  ASSERT_EQ(WriteHuggingFace(model->config, multipliers, read, folder), absl::OkStatus());
+  const auto plain = ReadHuggingFace(folder), back = ReadHuggingFace(folder, multipliers);
+  ASSERT_TRUE(plain.ok() && back.ok());
+  const Tensor expected = Logits(*model, tokens, multipliers), logits = Logits(*plain, tokens);
+  for (int64_t i = 0; i < logits.size(); ++i)
+    ASSERT_NEAR(logits.data<float>()[i], expected.data<float>()[i], 2e-5) << "element " << i;
+  for (const auto& [name, tensor] : model->weights) {
+    EXPECT_EQ(std::memcmp(tensor.raw(), back->weights.at(name).raw(), static_cast<size_t>(tensor.bytes())), 0)
+        << name << ": these factors are powers of two";
+  }
 }
 
 struct Unfit {
@@ -126,7 +148,7 @@ TEST(HuggingFaceShapes, ModelsWithoutAnArchitectureThereAreRefused) {
   config::TransformerConfig c = ReadHuggingFace(kGolden + "llama").value().config;
   c.set_norm(config::TransformerConfig::LAYER_NORM);
   const auto never = [](const std::string&) -> absl::StatusOr<Tensor> { return absl::InternalError("read"); };
-  EXPECT_THAT(WriteHuggingFace(c, never, testing::TempDir() + "/never").message(),
+  EXPECT_THAT(WriteHuggingFace(c, {}, never, testing::TempDir() + "/never").message(),
               HasSubstr("rotary positions with norm: LAYER_NORM"));
 }
 

@@ -244,6 +244,7 @@ std::vector<ModuleRow> Table() {
   const auto gpt = SmallConfig(TransformerConfig::GPT2), llama = SmallConfig(TransformerConfig::LLAMA);
   auto dropped = gpt;
   dropped.set_dropout(0.25);
+  const WidthMultipliers multipliers{.attention = 1.75, .readout = 0.25, .residual = 0.625};
   const auto seq = [gpt, llama] {
     auto s = std::make_unique<Seq>();
     s->Add("a", std::make_unique<Residual>(std::make_unique<MlpBlock>("a", gpt)));
@@ -274,6 +275,13 @@ std::vector<ModuleRow> Table() {
        ModuleRow::Input::kTokens},
       {"gpt2_recomputed", [gpt] { return std::make_unique<Transformer>(gpt, Recomputed::kBlocks); },
        ModuleRow::Input::kTokens},
+      {"gpt2_multipliers",
+       [gpt, multipliers] { return std::make_unique<Transformer>(gpt, Recomputed::kBlocks, multipliers); },
+       ModuleRow::Input::kTokens},
+      {"llama_multipliers",
+       [llama, multipliers] { return std::make_unique<Transformer>(llama, Recomputed::kNothing, multipliers); },
+       ModuleRow::Input::kTokens},
+      {"residual_scaled", [gpt] { return std::make_unique<Residual>(std::make_unique<MlpBlock>("m", gpt), 0.375f); }},
       {"llama", [llama] { return std::make_unique<Transformer>(llama); }, ModuleRow::Input::kTokens},
   };
 }

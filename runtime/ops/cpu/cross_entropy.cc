@@ -24,13 +24,13 @@ struct RowsOutcome {
   std::vector<uint8_t> correct;
 };
 
-// Rows of logits (plus the bias) become grad_scale * (softmax - target); returns the rows' losses and which labels had
-// the largest logit.
+// Rows of products (plus the bias, times logit_scale) become grad_scale * logit_scale * (softmax - target); returns the
+// rows' losses and which labels had the largest logit.
 template <class A>
 void SoftmaxRows(OpContext& ctx, const Tensor& logits, const A* bias, const int32_t* labels,
                  const CrossEntropyOptions& options, RowsOutcome& outcome) {
   const int64_t rows = logits.dim(0), v = logits.dim(1);
-  const A grad_scale = options.grad_scale;
+  const A logit_scale = options.logit_scale, grad_scale = options.grad_scale * logit_scale;
   const double smoothing = options.label_smoothing, each = smoothing / static_cast<double>(v);
   outcome.losses.assign(rows, 0.0);
   outcome.correct.assign(rows, 0);
@@ -44,6 +44,7 @@ void SoftmaxRows(OpContext& ctx, const Tensor& logits, const A* bias, const int3
       }
       CHECK_LT(label, v) << "label beyond the vocabulary";
       if (bias != nullptr) cpu::AddRow(row, bias, v, row);
+      if (logit_scale != 1) cpu::ScaleRow(row, v, logit_scale);
       const A highest = cpu::MaxRow(row, v);
       const A picked = row[label];
       outcome.correct[r] = picked == highest && std::find(row, row + label, highest) == row + label;

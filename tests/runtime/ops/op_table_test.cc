@@ -170,24 +170,30 @@ std::vector<Result> EmbeddingCase(OpHarness& h, DType t) {
           {"dtable", dtable, reference::EmbeddingBackward(ids, ToDoubles(dout), 29, 150)}};
 }
 
-Row CrossEntropyRow(int64_t rows, int64_t width, int64_t vocabulary, int64_t chunk, float smoothing = 0) {
+Row CrossEntropyRow(int64_t rows, int64_t width, int64_t vocabulary, int64_t chunk, float smoothing = 0,
+                    float logit_scale = 1) {
   return [=](OpHarness& h, DType t) -> std::vector<Result> {
     const Tensor hidden = RandomTensor({rows, width}, t, "h"), weight = RandomTensor({vocabulary, width}, t, "w", 0.3);
     std::vector<int32_t> labels = SomeInts(rows, static_cast<int32_t>(vocabulary));
     for (int64_t i = 0; i < rows; i += 5) labels[i] = -1;
     const Tensor dh = Tensor::Zeros(hidden.shape(), t), dw = RandomTensor(weight.shape(), Wide(t), "dw");
-    Values want_dw = ToDoubles(dw);
-    const auto want =
-        reference::LinearCrossEntropy(ToDoubles(hidden), ToDoubles(weight), labels, width, 0.25, smoothing);
+    Values want_dw = ToDoubles(dw), scaled = ToDoubles(hidden);
+    for (double& value : scaled) value *= logit_scale;
+    auto want = reference::LinearCrossEntropy(scaled, ToDoubles(weight), labels, width, 0.25, smoothing);
+    for (double& value : want.dhidden) value *= logit_scale;
     for (size_t i = 0; i < want_dw.size(); ++i) want_dw[i] += want.dweight[i];
     const Tensor loss = Tensor::Zeros({2}, DType::kF64), correct = Tensor::Zeros({1}, DType::kF64);
     int64_t right = 0;
-    loss.data<double>()[0] = ops::LinearCrossEntropy(
-        h.ctx, *h.arena, hidden, weight, Ints(labels), dh, dw,
-        {.grad_scale = 0.25f, .label_smoothing = smoothing, .correct = &right, .chunk_rows = chunk});
+    loss.data<double>()[0] = ops::LinearCrossEntropy(h.ctx, *h.arena, hidden, weight, Ints(labels), dh, dw,
+                                                     {.grad_scale = 0.25f,
+                                                      .logit_scale = logit_scale,
+                                                      .label_smoothing = smoothing,
+                                                      .correct = &right,
+                                                      .chunk_rows = chunk});
     correct.data<double>()[0] = static_cast<double>(right);
-    loss.data<double>()[1] = ops::LinearCrossEntropy(h.ctx, *h.arena, hidden, weight, Ints(labels), Tensor(), Tensor(),
-                                                     {.label_smoothing = smoothing, .chunk_rows = chunk});
+    loss.data<double>()[1] =
+        ops::LinearCrossEntropy(h.ctx, *h.arena, hidden, weight, Ints(labels), Tensor(), Tensor(),
+                                {.logit_scale = logit_scale, .label_smoothing = smoothing, .chunk_rows = chunk});
     return {{"loss", loss, {want.loss, want.loss}},
             {"correct", correct, {static_cast<double>(want.correct)}},
             {"dhidden", dh, want.dhidden},
@@ -272,6 +278,7 @@ std::vector<OpRow> Table() {
   rows.push_back({"cross_entropy", CrossEntropyRow(50, 24, 61, 0)});
   rows.push_back({"cross_entropy_chunks", CrossEntropyRow(50, 24, 61, 7)});
   rows.push_back({"cross_entropy_smoothed", CrossEntropyRow(50, 24, 61, 7, 0.1f)});
+  rows.push_back({"cross_entropy_scaled", CrossEntropyRow(50, 24, 61, 7, 0.1f, 0.375f)});
   rows.push_back({"cross_entropy_few_classes", CrossEntropyRow(200, 24, 3, 0, 0.1f)});
   rows.push_back({"elementwise", ElementwiseCase});
   rows.push_back({"reductions", ReductionCase});
