@@ -53,6 +53,13 @@ check "launch prints" 0 "--map-by slot:PE=4 " "$shoal" launch "$work/job" --rank
 check "launch for Slurm" 0 "--signal=B:USR1@120" "$shoal" launch "$work/job" --ranks 8 --slurm
 check "initial weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run2" --set model.initial_weights="$work/w.safetensors"
 check "initial weights from Hugging Face" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run5" --set model.initial_weights="$work/hf"
+rule='optim.width_rule={ preset: COMPLETE_P base_width: 8 base_depth: 2 base_head_size: 32 }'  # its multipliers are powers of two
+check "width rule" 0 "width rule: logits times 0.5, attention scores times 0.7071, residual branches times 2" "$shoal" train "$work/job" --run_dir "$work/wide" --set "$rule" --grad-check 'norm|attention'
+check "plan with a width rule" 0 "optimizer state" "$shoal" plan "$work/job" --ranks 4 --set "$rule"
+check "multipliers go into Hugging Face weights" 0 "holds the weights" "$shoal" convert "$work/wide" "$work/wide_hf"
+check "and come out of them" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/wide2" --set "$rule" --set optim.learning_rate=0 --set model.initial_weights="$work/wide_hf"
+check "the same weights" 0 "" cmp <("$shoal" eval "$work/wide" | cut -d: -f2) <("$shoal" eval "$work/wide2" | cut -d: -f2)
+check "width rule without a base" 2 "width_rule has no base_width" "$shoal" validate "$work/job" --set 'optim.width_rule={ preset: MUP }'
 check "initial weights of another model" 2 "norm_epsilon" "$shoal" train "$work/job" --run_dir "$work/run6" --set model.initial_weights="$work/hf" --set model.transformer.norm_epsilon=1e-3
 check "grad check" 0 "gradients against differences" "$shoal" train "$work/job" --run_dir "$work/run10" --grad-check 'attention.q'
 check "an allocation about to end" 0 "stopped at step 1" env SLURM_JOB_END_TIME=$(($(date +%s) + 60)) "$shoal" train "$work/job" --run_dir "$work/run7"
