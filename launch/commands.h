@@ -60,7 +60,9 @@ int RunCalibrate(CalibrateArgs args);
 
 int RunDataBuild(const std::vector<std::string>& inputs, const std::string& out);
 int RunDataInfo(const std::string& path);
-int RunInspect(const std::string& path);
+// kSpectra: hidden matrices alone; of several runs how they grow with the width.
+enum class InspectMode : uint8_t { kTensors, kSpectra };
+int RunInspect(const std::vector<std::string>& runs, InspectMode mode);
 int RunDiff(const std::string& a, const std::string& b);
 int RunConvert(const std::string& from, const std::string& to);
 // Empty `out`: report.html of the run, or beside the first of several.

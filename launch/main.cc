@@ -192,14 +192,20 @@ int main(int argc, char** argv) {
       ->required();
   convert->callback([&] { code = shoal::RunConvert(convert_from, convert_to); });
 
-  std::string stop_run, inspect_path, diff_a, diff_b, report_out, hang_run;
-  std::vector<std::string> report_runs;
+  std::string stop_run, diff_a, diff_b, report_out, hang_run;
+  std::vector<std::string> inspect_runs, report_runs;
+  bool inspect_spectral = false;
   auto* stop = app.add_subcommand("stop", "ask a run to save and stop at its next step");
   stop->add_option("run", stop_run, "run directory")->required();
   stop->callback([&] { code = shoal::RunStop(stop_run); });
   auto* inspect = app.add_subcommand("inspect", "tensors, norms and counters of a checkpoint");
-  inspect->add_option("run", inspect_path, "run directory or checkpoint")->required();
-  inspect->callback([&] { code = shoal::RunInspect(inspect_path); });
+  inspect->add_option("run", inspect_runs, "run directories or checkpoints")->required();
+  inspect->add_flag("--spectral", inspect_spectral,
+                    "top singular values and gains of hidden matrices; of several runs how they grow with the width");
+  inspect->callback([&] {
+    using shoal::InspectMode;
+    code = shoal::RunInspect(inspect_runs, inspect_spectral ? InspectMode::kSpectra : InspectMode::kTensors);
+  });
   auto* diff = app.add_subcommand("diff", "how two checkpoints differ");
   diff->add_option("a", diff_a, "run directory or checkpoint")->required();
   diff->add_option("b", diff_b, "run directory or checkpoint")->required();

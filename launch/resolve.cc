@@ -195,6 +195,8 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     check.Add(absl::StrCat("log.trace_first_step is ", job.log().trace_first_step(), "; it needs 1 or more"));
   if (job.log().trace_steps() < 1)
     check.Add(absl::StrCat("log.trace_steps is ", job.log().trace_steps(), "; it needs 1 or more"));
+  if (job.log().spectral_every_steps() < 0)
+    check.Add(absl::StrCat("log.spectral_every_steps is ", job.log().spectral_every_steps(), "; 0 is never"));
   if (job.log().every_steps() < 1)
     check.Add(absl::StrCat("log.every_steps is ", job.log().every_steps(), "; it needs 1 or more"));
   // With unequal shares some rank has fewer micro-batches than others, whose statistics would wait for it.

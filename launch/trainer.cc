@@ -22,6 +22,7 @@
 #include "launch/optimizer_setup.h"
 #include "launch/predict.h"
 #include "launch/progress_state.h"
+#include "launch/spectra.h"
 #include "launch/stop_request.h"
 #include "launch/workload.h"
 #include "models/model.h"
@@ -402,6 +403,10 @@ class Trainer {
       SHOAL_RETURN_IF_ERROR(Evaluate());
       record.eval_loss = eval_loss_;
       record.eval_accuracy = eval_accuracy_;
+    }
+    const int64_t spectral = job_.log().spectral_every_steps();
+    if (spectral > 0 && progress_.step % spectral == 0 && !options_.run_dir.empty()) {
+      SHOAL_ASSIGN_OR_RETURN(record.spectra, MeasureSpectra(model_->params(), *dp_, mesh_->control(), *rank_.pool));
     }
     SHOAL_RETURN_IF_ERROR(Report(record));
     if (job_.checkpoint().has_every() && Crossed(job_.checkpoint().every(), before, after))

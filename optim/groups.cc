@@ -31,9 +31,6 @@ const char* ClassName(ParamClass param_class) {
   return "vector";
 }
 
-// Whether Muon's own rule can update it.
-bool HiddenMatrix(const Param& param) { return param.param_class == ParamClass::kMatrix && param.shape.size() >= 2; }
-
 const UpdateTraits& TraitsOf(const OptimizerTraits& traits, Update update) {
   return update == Update::kAdamW ? *traits.adamw : traits.own;
 }
@@ -51,7 +48,7 @@ absl::StatusOr<ParamOptions> Resolve(const Param& param, const config::ParamGrou
   ParamOptions options;
   options.param = &param;
   if (traits.adamw.has_value()) {
-    bool own = HiddenMatrix(param);
+    bool own = IsHiddenMatrix(param);
     if (group != nullptr && group->has_update()) own = group->update() == config::ParamGroup::MUON;
     if (own && param.shape.size() < 2) return NotOffered(traits, *group, param, "update");
     options.update = own ? Update::kOwn : Update::kAdamW;
@@ -87,22 +84,12 @@ absl::StatusOr<ParamOptions> Resolve(const Param& param, const config::ParamGrou
   return options;
 }
 
-// "blocks.3.up.weight" -> "blocks.*.up.weight".
-std::string Pattern(const std::string& name) {
-  std::vector<std::string> parts = absl::StrSplit(name, '.');
-  for (std::string& part : parts) {
-    if (!part.empty() && std::all_of(part.begin(), part.end(), [](char c) { return absl::ascii_isdigit(c); }))
-      part.assign(1, '*');
-  }
-  return absl::StrJoin(parts, ".");
-}
-
 // Some names, for the message about a group that matches none.
 std::string Examples(absl::Span<const Param* const> params) {
   constexpr size_t kShown = 4;
   std::vector<std::string> patterns;
   for (const Param* param : params) {
-    const std::string pattern = Pattern(param->name);
+    const std::string pattern = NamePattern(param->name);
     if (std::find(patterns.begin(), patterns.end(), pattern) == patterns.end()) patterns.push_back(pattern);
   }
   const bool more = patterns.size() > kShown;
@@ -129,12 +116,23 @@ std::string OptionsText(const ParamOptions& options, const OptimizerTraits& trai
 
 }  // namespace
 
+std::string NamePattern(const std::string& name) {
+  std::vector<std::string> parts = absl::StrSplit(name, '.');
+  for (std::string& part : parts) {
+    if (!part.empty() && std::all_of(part.begin(), part.end(), [](char c) { return absl::ascii_isdigit(c); }))
+      part.assign(1, '*');
+  }
+  return absl::StrJoin(parts, ".");
+}
+
+const UpdateTraits& GroupTable::RuleOf(const ParamOptions& options) const { return TraitsOf(traits, options.update); }
+
 std::string GroupTable::Text(double learning_rate) const {
   std::vector<std::pair<std::string, std::string>> lines;  // name pattern, options
   std::map<std::pair<std::string, std::string>, int> counts;
   size_t widest = 0;
   for (const ParamOptions& options : rows) {
-    std::pair<std::string, std::string> line{Pattern(options.param->name), OptionsText(options, traits, learning_rate)};
+    std::pair<std::string, std::string> line{NamePattern(options.param->name), OptionsText(options, traits, learning_rate)};
     if (counts[line]++ == 0) lines.push_back(line);
   }
   std::vector<std::string> names;

@@ -52,10 +52,14 @@ struct ParamOptions {
 struct GroupTable {
   std::vector<ParamOptions> rows;  // by Param::id
   OptimizerTraits traits;
+  const UpdateTraits& RuleOf(const ParamOptions& options) const;
   // For people: one line per set of equal options of parameters whose names differ in numbers only ("blocks.*.up.weight
   // x12"), with peak rates and, for decoupled decay, the steps in which it forgets.
   std::string Text(double learning_rate) const;
 };
+
+// A name without its numbers: "blocks.3.up.weight" -> "blocks.*.up.weight".
+std::string NamePattern(const std::string& name);
 
 // Options in `config` that this optimizer does not have, ill-formed expressions, values out of range: all at once.
 absl::Status CheckGroups(const config::OptimConfig& config, const OptimizerTraits& traits);

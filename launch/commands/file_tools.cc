@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "comm/flight_recorder.h"
 #include "launch/commands.h"
+#include "launch/spectra.h"
 #include "launch/stop_request.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "runtime/base/file_system.h"
@@ -42,7 +43,14 @@ int RunDataInfo(const std::string& path) {
   return 0;
 }
 
-int RunInspect(const std::string& path) { return Print(InspectCheckpoint(path)); }
+int RunInspect(const std::vector<std::string>& runs, InspectMode mode) {
+  if (mode == InspectMode::kSpectra) return Print(InspectSpectra(runs));
+  for (const std::string& run : runs) {
+    if (const int code = Print(InspectCheckpoint(run)); code != 0) return code;
+  }
+  return 0;
+}
+
 int RunDiff(const std::string& a, const std::string& b) { return Print(DiffCheckpoints(a, b)); }
 
 int RunReport(std::vector<std::string> runs, std::string out) {

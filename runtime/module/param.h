@@ -25,6 +25,10 @@ struct Param {
   int uses = 1;  // how many backward calls of one micro-batch touch it (tied or repeated weights); counted by AssignIds
   int64_t size() const { return NumElements(shape); }
 };
+// What Muon's own rule can update and spectra are taken of.
+inline bool IsHiddenMatrix(const Param& param) {
+  return param.param_class == ParamClass::kMatrix && param.shape.size() >= 2;
+}
 
 // State of a module that is not trained: batch norm's running statistics. f32, owned by the module. Written only by
 // Forward in Mode::kTrain when ctx.replaying() is false; checkpoints hold it and averages of weights cover it.

@@ -75,6 +75,8 @@ std::string StepJson(const StepRecord& r) {
   if (std::isfinite(r.accuracy)) j["accuracy"] = r.accuracy;
   if (std::isfinite(r.eval_loss)) j["eval_loss"] = r.eval_loss;
   if (std::isfinite(r.eval_accuracy)) j["eval_accuracy"] = r.eval_accuracy;
+  for (const auto& s : r.spectra)
+    j["spectral"][s.matrix] = {{"sigma", number(s.sigma)}, {"rms_gain", number(s.rms_gain)}};
   return j.dump();
 }
 

@@ -28,6 +28,11 @@ struct StepRecord {
   double eval_accuracy = std::numeric_limits<double>::quiet_NaN();
   double eval_loss = std::numeric_limits<double>::quiet_NaN();  // of an evaluation after this step
   double allocation_left_seconds = -1;                          // of a Slurm job; < 0: none
+  struct Spectrum {
+    std::string matrix;
+    double sigma = 0, rms_gain = 0;  // top singular value; ||W||_F / sqrt(out)
+  };
+  std::vector<Spectrum> spectra;  // of the weights after this step; empty: not measured
 };
 
 // `step 120/2000 | loss 3.2145 | gnorm 0.84 | lr 3.0e-04 | 42.1k tok/s | 812 ms (fwd 31 bwd 47 comm-exposed 9 opt 8

@@ -41,6 +41,8 @@ check "resume accepts named fields" 0 "resumed at step 2" "$shoal" train "$work/
 check "eval" 0 "held-out loss" "$shoal" eval "$work/run"
 check "sample" 0 "1" "$shoal" sample "$work/run" --prompt 1 --tokens 5
 check "inspect" 0 "tokens.weight" "$shoal" inspect "$work/run"
+check "spectra" 0 "rms gain" "$shoal" inspect --spectral "$work/run"
+check "spectra of a schedule that decays" 0 "no fit with $work/run: its rate is 0.1 of the peak" "$shoal" inspect --spectral "$work/run" "$work/run"
 check "diff" 0 "equal bit for bit" "$shoal" diff "$work/run" "$work/run"
 check "convert" 0 "holds the weights" "$shoal" convert "$work/run" "$work/w.safetensors"
 check "convert to a Hugging Face folder" 0 "holds the weights" "$shoal" convert "$work/run" "$work/hf"

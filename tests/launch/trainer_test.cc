@@ -10,13 +10,16 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_format.h"
 #include "comm/world.h"
 #include "launch/config_loader.h"
 #include "launch/resolve.h"
+#include "launch/spectra.h"
 #include "launch/stop_request.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/data/indexed_dataset.h"
+#include "runtime/obs/run_metrics.h"
 
 namespace shoal {
 namespace {
@@ -167,6 +170,40 @@ TEST_F(TrainerTest, GradCheckPassesBeforeTrainingAndRefusesWhatMatchesNothing) {
   EXPECT_EQ(status("blocks.1|final_norm"), absl::OkStatus());
   EXPECT_THAT(status("no such name").message(), testing::HasSubstr("no parameter's name matches"));
   EXPECT_THAT(status("(").message(), testing::HasSubstr("is no regular expression"));
+}
+
+TEST_F(TrainerTest, SpectraAreMeasuredOnScheduleAndFittedOverWidths) {
+  std::vector<std::string> runs;
+  for (const int width : {32, 64}) {
+    runs.push_back(absl::StrCat(folder_, "/run", width));
+    const config::Job job = Job({absl::StrCat("model.transformer.width=", width), "log.spectral_every_steps=4",
+                                 "optim.schedule.shape=CONSTANT", "optim.adamw.weight_decay=150"});
+    Run(job, 2, runs.back());
+    ASSERT_EQ(WriteFileAtomically(PosixFiles(), runs.back() + "/job.textproto", JobText(job)), absl::OkStatus());
+  }
+  const auto records = ReadMetrics(runs[0]);
+  ASSERT_TRUE(records.ok()) << records.status();
+  ASSERT_EQ(records->size(), 8u);
+  for (const auto& record : *records) EXPECT_EQ(record.contains("spectral"), record["step"].get<int>() % 4 == 0);
+  const auto& last = records->back()["spectral"];
+  EXPECT_EQ(last.size(), 14u) << "q, k, v, out, gate, up and down of two layers";
+  const double sigma = last["blocks.1.mlp.down.weight"]["sigma"], gain = last["blocks.1.mlp.down.weight"]["rms_gain"];
+  const auto one = InspectSpectra({runs[0]}), both = InspectSpectra(runs);
+  ASSERT_TRUE(one.ok() && both.ok()) << one.status() << both.status();
+  EXPECT_THAT(*one, testing::HasSubstr(absl::StrFormat(" %11.5g %11.5g ", sigma, gain))) << "of the same weights";
+  EXPECT_THAT(*one, testing::Not(testing::HasSubstr("kind of matrix")));
+  EXPECT_THAT(*both, testing::HasSubstr("blocks.*.attention.q.weight                    4 "));
+  EXPECT_THAT(*both, testing::HasSubstr("optim { width_rule { matrix { weight_decay: "));
+
+  // The law is about a steady state at one rate.
+  const auto refit = [&](const std::vector<std::string>& sets) {
+    EXPECT_TRUE(WriteFileAtomically(PosixFiles(), runs[0] + "/job.textproto", JobText(Job(sets))).ok());
+    return InspectSpectra(runs).value();
+  };
+  EXPECT_THAT(refit({}), testing::HasSubstr("no fit with " + runs[0] + ": its rate is 0.1 of the peak"));
+  EXPECT_THAT(refit({"optim.schedule.shape=CONSTANT"}),
+              testing::HasSubstr("no fit: the run of width 32 is not in its steady"));
+  EXPECT_THAT(refit({"optim.schedule.shape=CONSTANT", "optim.sgd={}"}), testing::HasSubstr("and the fit is AdamW's"));
 }
 
 TEST_F(TrainerTest, TraceHoldsTheStepsOfEveryRankAndChangesNothing) {
