@@ -67,9 +67,9 @@ absl::StatusOr<RunSpectra> Measure(ThreadPool& pool, const std::string& run) {
   RunSpectra spectra;
   spectra.unfit = WhyUnfit(job, reader.manifest());
   const ModelScale scale = ScaleOf(job);
-  spectra.table = absl::StrFormat("%s: step %d, width %d\n%-40s %-16s %11s %11s %11s %11s\n", folder,
-                                  reader.manifest().step, scale.width, "matrix", "shape", "sigma", "rms gain", "rate",
-                                  "decay");
+  spectra.table =
+      absl::StrFormat("%s: step %d, width %d\n%-40s %-16s %11s %11s %11s %11s\n", folder, reader.manifest().step,
+                      scale.width, "matrix", "shape", "sigma", "rms gain", "rate", "decay");
   for (const Param* param : model->params()) {
     if (!IsHiddenMatrix(*param)) continue;
     SHOAL_ASSIGN_OR_RETURN(const Tensor weight, reader.Read(param->name));
@@ -105,7 +105,7 @@ std::string FitText(absl::Span<const RunSpectra> runs) {
     }
   }
   std::string text = absl::StrFormat(
-      "sigma ~ (rate / decay)^(1/2) width^a; it stops to grow with decay ~ width^p, p = 2a - 1\n%-40s %7s %17s %17s\n",
+      "sigma ~ (rate / decay)^(1/2) width^a; it does not grow where decay ~ width^p, p = 2a - 1\n%-40s %7s %17s %17s\n",
       "kind of matrix", "values", "a", "p");
   double sum = 0, least = std::numeric_limits<double>::infinity(), most = -least;
   int fitted = 0;

@@ -132,7 +132,8 @@ std::string GroupTable::Text(double learning_rate) const {
   std::map<std::pair<std::string, std::string>, int> counts;
   size_t widest = 0;
   for (const ParamOptions& options : rows) {
-    std::pair<std::string, std::string> line{NamePattern(options.param->name), OptionsText(options, traits, learning_rate)};
+    std::pair<std::string, std::string> line{NamePattern(options.param->name),
+                                             OptionsText(options, traits, learning_rate)};
     if (counts[line]++ == 0) lines.push_back(line);
   }
   std::vector<std::string> names;

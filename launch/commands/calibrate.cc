@@ -26,7 +26,7 @@ namespace {
 constexpr int kVocabulary = 8192, kWarmup = 1, kSteps = 4, kLongest = 2048;
 
 // Small and wide, short and long sequences, few tokens (weights stream from memory) and many; both styles. `tokens` are
-// those of one rank, so that ranks do not run out of them.
+// those of one rank, so that ranks do not run out of them. Deep ones scale their residual branches (JobFor).
 struct Model {
   const char* transformer;
   int tokens, sequences;
@@ -46,7 +46,8 @@ absl::StatusOr<config::Job> JobFor(const Model& model, const std::string& data, 
   ConfigErrors errors;
   ParseTextConfig(
       absl::StrFormat("model { transformer { %s } } data { dataset { path: \"%s\" } max_tokens: %d held_out: 0 } "
-                      "global_batch { sequences: %d } duration { steps: %d } optim { clip_norm: 1 } "
+                      "global_batch { sequences: %d } duration { steps: %d } "
+                      "optim { clip_norm: 1 width_rule { preset: COMPLETE_P base_width: 256 base_depth: 1 } } "
                       "runtime { threads_per_rank: %d }",
                       model.transformer, data, model.tokens, model.sequences * ranks, kWarmup + kSteps, threads),
       "calibrate", loaded.job, errors, loaded.places);

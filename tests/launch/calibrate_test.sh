@@ -22,6 +22,7 @@ seq 1 500 >"$work/text.txt"
 check "data build" 0 "1 documents" "$shoal" data build --out "$work/d" "$work/text.txt"
 check "calibrate" 0 "holds the calibration of 1 rank x 1 thread, FP32" "$shoal" calibrate --threads 1 --compute FP32 --out "$work/calibration.json"
 check "predicted step time" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
+check "of scaled residual branches too" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json" --set 'optim.width_rule={ preset: COMPLETE_P base_width: 8 base_depth: 2 }'
 check "predicted and measured" 0 "ms, measured " "$shoal" train "$work/job" --run_dir "$work/run8" --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
 check "calibrate for two ranks" 0 "holds the calibration of 2 ranks x 1 thread, FP32" "$shoal" calibrate --local_ranks 2 --threads 1 --compute FP32 --out "$work/calibration.json"
 check "both are kept" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
