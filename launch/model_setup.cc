@@ -23,7 +23,7 @@ ModelScale ScaleOf(const config::Job& job) {
   return {.width = job.model().transformer().width(), .depth = job.model().transformer().layers()};
 }
 
-absl::StatusOr<std::unique_ptr<Model>> ModelFor(const config::Job& job, Recomputed recomputed) {
+absl::StatusOr<std::unique_ptr<Model>> ModelFor(const config::Job& job, Recomputation recomputed) {
   if (!job.optim().has_width_rule()) return MakeModel(job.model(), recomputed);
   auto model = MakeModel(job.model(), recomputed, MultipliersOf(job));
   const auto& rule = job.optim().width_rule();

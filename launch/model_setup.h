@@ -16,7 +16,7 @@ ModelScale ScaleOf(const config::Job& job);
 
 // The model of a resolved job: multipliers and initial standard deviations are those of optim.width_rule.
 // InvalidArgument as WidthRatios'.
-absl::StatusOr<std::unique_ptr<Model>> ModelFor(const config::Job& job, Recomputed recomputed = Recomputed::kNothing);
+absl::StatusOr<std::unique_ptr<Model>> ModelFor(const config::Job& job, Recomputation recomputed = {});
 
 // What the job's width rule multiplies in its transformer.
 WidthMultipliers MultipliersOf(const config::Job& job);

@@ -20,7 +20,7 @@ std::unique_ptr<Module> ResidualBranch(const config::TransformerConfig& config, 
 
 }  // namespace
 
-Transformer::Transformer(const config::TransformerConfig& config, Recomputed recomputed,
+Transformer::Transformer(const config::TransformerConfig& config, Recomputation recomputation,
                          const WidthMultipliers& multipliers)
     : config_(config), multipliers_(multipliers) {
   auto embedding = std::make_unique<Embedding>(config);
@@ -33,6 +33,7 @@ Transformer::Transformer(const config::TransformerConfig& config, Recomputed rec
   for (int layer = 0; layer < config.layers(); ++layer) {
     const std::string name = absl::StrCat("blocks.", layer);
     auto block = std::make_unique<Seq>();
+    const Recomputed recomputed = recomputation.Of(layer);
     const auto inner = recomputed == Recomputed::kMlps ? MlpBlock::Inner::kRecompute : MlpBlock::Inner::kKeep;
     const std::string attention = name + ".attention", mlp = name + ".mlp";
     const auto add = [&](const std::string& branch_name, std::unique_ptr<Module> branch) {
