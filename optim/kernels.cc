@@ -23,6 +23,16 @@ struct Squares {
   }
 };
 
+// The square of a float is exact in double, so that fusing it with the sum changes no bits.
+HWY_INLINE double AddSquare(double sum, float x) {
+  const auto wide = static_cast<double>(x);
+#if HWY_NATIVE_FMA
+  return __builtin_fma(wide, wide, sum);
+#else
+  return sum + wide * wide;
+#endif
+}
+
 // Adds the squares of weight[i] and of what direction(i) returns, for all i < n, to sums[0] and sums[1].
 template <class Direction>
 HWY_INLINE void AddNorms(int64_t n, const float* __restrict weight, Direction direction, double* __restrict sums) {
@@ -30,15 +40,13 @@ HWY_INLINE void AddNorms(int64_t n, const float* __restrict weight, Direction di
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     for (int l = 0; l < kLanes; ++l) {
-      const auto w = static_cast<double>(weight[i + l]), u = static_cast<double>(direction(i + l));
-      weights.lanes[l] += w * w;
-      directions.lanes[l] += u * u;
+      weights.lanes[l] = AddSquare(weights.lanes[l], weight[i + l]);
+      directions.lanes[l] = AddSquare(directions.lanes[l], direction(i + l));
     }
   }
   for (int l = 0; i < n; ++i, ++l) {
-    const auto w = static_cast<double>(weight[i]), u = static_cast<double>(direction(i));
-    weights.lanes[l] += w * w;
-    directions.lanes[l] += u * u;
+    weights.lanes[l] = AddSquare(weights.lanes[l], weight[i]);
+    directions.lanes[l] = AddSquare(directions.lanes[l], direction(i));
   }
   sums[0] += weights.Sum();
   sums[1] += directions.Sum();

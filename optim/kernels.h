@@ -1,5 +1,6 @@
-// The vectorised inner loops of optimizers, one per dispatch target. Multiplications and additions are never fused
-// (-ffp-contract=off), so every target gives the same bits, as replicated state demands. Arrays do not overlap.
+// The vectorised inner loops of optimizers, one per dispatch target. No multiplication is fused with an addition
+// (-ffp-contract=off) unless its product is exact, so every target gives the same bits, as replicated state demands.
+// Arrays do not overlap.
 #pragma once
 
 #include <cstdint>
