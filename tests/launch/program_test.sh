@@ -27,6 +27,28 @@ echo 'model { transformer { layers: 1 width: 16 heads: 2 } } data { dataset { pa
 check "valid" 0 "is valid" "$shoal" validate "$work/job"
 check "several errors" 2 "did you mean 'layers'" "$shoal" validate "$work/job" --set model.transformer.layrs=3
 check "cuda" 2 "this build has no CUDA back end" "$shoal" validate "$work/job" --set runtime.device=CUDA
+# wrong NAME TEXT FIELD=VALUE...: such a job ends with 2 and says TEXT.
+wrong() {
+  local name=$1 text=$2 sets=()
+  shift 2
+  for set in "$@"; do sets+=(--set "$set"); done
+  check "$name" 2 "$text" "$shoal" validate "$work/job" "${sets[@]}"
+}
+wrong "two optimizers" "exclude each other" 'optim={ adamw {} sgd {} }'
+wrong "another optimizer's field" "unknown field 'optim.sgd.beta1'; it takes: momentum" 'optim.sgd={ beta1: 0.9 }'
+wrong "an option out of range" "optim.adamw.beta1 is 2; it lies in [0, 1)" 'optim.adamw={ beta1: 2 }'
+wrong "a group that nothing falls to" "optim.group.match 'layer9' matches no parameter; there are tokens.weight, " 'optim.group={ match: "layer9" }'
+wrong "a group without a match" "optim.group has no match" 'optim.group={ weight_decay: 0.1 }'
+wrong "a group that is no regular expression" "'(' is no regular expression" 'optim.group={ match: "(" }'
+wrong "AdamW adapts nothing" "optim.group.adapt does not apply to AdamW" 'optim.group={ match: "norm" adapt: true }'
+wrong "SGD has no epsilon" "optim.group.epsilon does not apply to SGD" optim.sgd={} 'optim.group={ match: "norm" epsilon: 1e-6 }'
+wrong "SGD has no width rule" "optim.width_rule does not apply to SGD" optim.sgd={} 'optim.width_rule={ base_width: 8 }'
+wrong "LARS has no time scales" "optim.reference_batch does not apply to LARS" optim.lars={} 'optim.reference_batch={ tokens: 64 }'
+wrong "AdaGrad-Norm has no moments" "optim.moments: BF16 does not apply to AdaGrad-Norm" optim.adagrad_norm={} optim.moments=BF16
+wrong "Muon of vectors" "which Muon updates without it" optim.muon={} 'optim.group={ match: "norm" update: MUON }'
+wrong "a split of nothing" "optim.muon.split.match 'layer9' matches no matrix" 'optim.muon={ split { match: "layer9" rows: 3 } }'
+wrong "a split of other rows" "sum up to 3, but 'blocks.0.attention.q.weight' has 16 rows" 'optim.muon={ split { match: "attention.q" rows: 3 } }'
+wrong "a noise group of nothing" "optim.muon.noise_adaptive.group 'layer9' matches no matrix" 'optim.muon={ noise_adaptive { group: "layer9" } }'
 check "missing data" 3 "shoal data build" "$shoal" train "$work/job" --run_dir "$work/run0"
 check "state of a failed run" 0 "failed: " cat "$work/run0/state"
 mkdir "$work/texts"
