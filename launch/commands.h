@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "launch/experiment/sweep.h"
 #include "launch/launcher.h"
+#include "launch/trainer.h"
 
 namespace shoal {
 
@@ -21,6 +22,7 @@ struct TrainArgs {
   std::string run_dir;  // empty: runs/<name>
   int local_ranks = 0;  // 0: the launcher's, or one
   std::vector<std::string> resume_with;
+  ResetOptimizer reset_optimizer = ResetOptimizer::kNo;
 };
 int RunTrain(const TrainArgs& args);
 int RunValidate(const JobArgs& args);

@@ -453,6 +453,15 @@ bool AffectsResults(const std::string& field) {
 
 }  // namespace
 
+namespace {
+
+bool Accepts(absl::Span<const std::string> accepted, const std::string& field) {
+  return std::any_of(accepted.begin(), accepted.end(),
+                     [&](const std::string& name) { return field == name || absl::StartsWith(field, name + "."); });
+}
+
+}  // namespace
+
 std::vector<std::string> ResultChanges(const config::Job& before, const config::Job& now,
                                        absl::Span<const std::string> accepted) {
   std::map<std::string, std::string> a, b;
@@ -464,8 +473,7 @@ std::vector<std::string> ResultChanges(const config::Job& before, const config::
   std::vector<std::string> changes;
   for (const std::string& name : names) {
     const std::string old = a.count(name) > 0 ? a[name] : "unset", fresh = b.count(name) > 0 ? b[name] : "unset";
-    if (old == fresh || !AffectsResults(name) || std::find(accepted.begin(), accepted.end(), name) != accepted.end())
-      continue;
+    if (old == fresh || !AffectsResults(name) || Accepts(accepted, name)) continue;
     changes.push_back(absl::StrCat(name, ": ", old, " -> ", fresh));
   }
   return changes;

@@ -63,8 +63,12 @@ int main(int argc, char** argv) {
   train->add_option("--local-ranks", train_args.local_ranks, "thread ranks of this process: single-node debug mode")
       ->check(CLI::PositiveNumber);
   train
-      ->add_option("--resume-with", train_args.resume_with, "accept that this field differs from the run's first start")
+      ->add_option("--resume-with", train_args.resume_with,
+                   "accept that this field (or group of fields) differs from the run's first start")
       ->delimiter(',');
+  train->add_flag_function(
+      "--reset-optimizer", [&train_args](int64_t) { train_args.reset_optimizer = shoal::ResetOptimizer::kYes; },
+      "resume with the optimizer's moments anew, so that optim may change; weights and position stay");
   const auto alias = [&train_args, train](const char* flag, const std::string& field, const char* help) {
     train->add_option_function<std::string>(
         flag, [&train_args, field](const std::string& value) { train_args.job.sets.push_back(field + "=" + value); },
@@ -79,6 +83,8 @@ int main(int argc, char** argv) {
              "search every output and gradient for NaN and infinity (debug.check_numerics)");
   alias_flag("--overfit-one-batch", "debug.overfit_one_batch",
              "train on the first batch only (debug.overfit_one_batch)");
+  alias_flag("--skip-bad-images", "data.images.skip_bad_images",
+             "leave unreadable images out instead of stopping (data.images.skip_bad_images)");
   alias("--grad-check", "debug.grad_check",
         "check gradients of parameters that match this expression before training (debug.grad_check)");
   train->callback([&] { code = shoal::RunTrain(train_args); });

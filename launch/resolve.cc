@@ -75,6 +75,8 @@ void CheckDuration(Checker& check, const char* field, const config::Duration& d,
 
 // Data and model of a transformer.
 void ResolveText(config::Job& job, Checker& check) {
+  if (job.data().has_images())
+    check.Add("data.images is for image models; a transformer trains on data.dataset { path: \"PREFIX\" }");
   if (job.data().max_tokens() < 1)
     check.Add(absl::StrCat("data.max_tokens is ", job.data().max_tokens(), "; it needs 1 or more"));
   if (job.data().held_out() < 0 || job.data().held_out() >= 1)

@@ -153,12 +153,14 @@ class Trainer {
                                    .mode = job_.checkpoint().async() ? CheckpointStore::Options::Mode::kAsync
                                                                      : CheckpointStore::Options::Mode::kSync},
           mesh_->checkpoint());
-      const auto step = store_->LoadNewest(Everything());
+      const bool reset = options_.reset_optimizer == ResetOptimizer::kYes;
+      const auto step = store_->LoadNewest(Everything(reset ? Moments::kNo : Moments::kYes));
       for (const std::string& warning : store_->warnings()) Say("warning: " + warning);
       if (step.ok()) {
         SHOAL_RETURN_IF_ERROR(state_->loaded());
         resumed = true;
-        Say(absl::StrCat("resumed at step ", progress_.step, " from ", options_.run_dir, "/checkpoints"));
+        Say(absl::StrCat("resumed at step ", progress_.step, " from ", options_.run_dir, "/checkpoints",
+                         reset ? "; the optimizer's moments start anew" : ""));
       } else if (!absl::IsNotFound(step.status())) {
         return step.status();
       }
@@ -303,7 +305,12 @@ class Trainer {
     return allocation_left_ >= 0 && allocation_left_ < job_.checkpoint().before_end_seconds();
   }
 
-  std::vector<Stateful*> Everything() { return {dp_.get(), buffers_.get(), state_.get(), &progress_, &guard_}; }
+  enum class Moments : uint8_t { kNo, kYes };
+  std::vector<Stateful*> Everything(Moments moments = Moments::kYes) {
+    std::vector<Stateful*> all = {dp_.get(), buffers_.get(), &progress_, &guard_};
+    if (moments == Moments::kYes) all.push_back(state_.get());
+    return all;
+  }
 
   // One optimizer step. Returns whether all ranks agreed to stop.
   absl::StatusOr<bool> Step() {

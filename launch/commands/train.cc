@@ -15,6 +15,7 @@
 #include "launch/run_dir.h"
 #include "launch/stop_request.h"
 #include "launch/trainer.h"
+#include "optim/optimizer.h"
 #include "runtime/base/status.h"
 #include "runtime/ops/dispatch.h"
 
@@ -51,7 +52,13 @@ absl::StatusOr<std::unique_ptr<RunDir>> PrepareRunDir(const TrainArgs& args, Wea
   job.mutable_runtime()->set_compute(choice.compute);
   reason = choice.reason;
   if (resumes) {
-    const auto changes = ResultChanges(before, job, args.resume_with);
+    std::vector<std::string> accepted = args.resume_with;
+    if (args.reset_optimizer == ResetOptimizer::kYes) accepted.push_back("optim");
+    auto changes = ResultChanges(before, job, accepted);
+    const std::string then = OptimizerName(before.optim()), now = OptimizerName(job.optim());
+    if (then != now && args.reset_optimizer == ResetOptimizer::kNo)
+      changes.push_back(
+          absl::StrCat("optim: ", then, " -> ", now, ", whose moments only --reset_optimizer starts anew"));
     if (!changes.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "run directory ", path, " was started with another job; fields that affect results differ:\n  ",
@@ -101,7 +108,7 @@ absl::Status TrainRank(const TrainArgs& args, config::Job job, const std::string
   }
   SHOAL_ASSIGN_OR_RETURN(const auto log, RankLog::Open(run_dir, world.rank()));
   log->Line(absl::StrCat("process ", ::getpid(), " on ", rank.host, ", ", rank.pool->threads(), " threads"));
-  TrainerOptions options{.job = job, .run_dir = run_dir, .log = log.get()};
+  TrainerOptions options{.job = job, .run_dir = run_dir, .reset_optimizer = args.reset_optimizer, .log = log.get()};
   const auto outcome = Train(rank, world, options);
   if (!outcome.ok()) log->Line(absl::StrCat("failed: ", outcome.status().message()));
   if (!talks) return outcome.status();

@@ -61,17 +61,23 @@ class TrainerTest : public testing::Test {
     std::string weights;
     TrainOutcome outcome;
   };
-  Result Run(const config::Job& job, int ranks, const std::string& run_dir = "", int threads = 1) const {
+  // Trains with these options on thread ranks; what rank 0 saw.
+  static Result Start(TrainerOptions options, int ranks, int threads = 1) {
     Result result;
-    if (!run_dir.empty()) std::filesystem::create_directories(run_dir + "/checkpoints");
+    if (!options.run_dir.empty()) std::filesystem::create_directories(options.run_dir + "/checkpoints");
+    options.console = TrainerOptions::Console::kQuiet;
     result.status = RunThreadRanks(ranks, {}, [&](int r, Communicator& world) -> absl::Status {
       RankContext rank{.rank = r, .size = ranks, .host = "", .pool = std::make_unique<ThreadPool>(threads)};
-      TrainerOptions options{.job = job, .run_dir = run_dir, .console = TrainerOptions::Console::kQuiet};
-      if (r == 0) options.losses = &result.losses, options.weights = &result.weights;
-      SHOAL_ASSIGN_OR_RETURN(const TrainOutcome outcome, Train(rank, world, options));
+      TrainerOptions mine = options;
+      if (r == 0) mine.losses = &result.losses, mine.weights = &result.weights;
+      SHOAL_ASSIGN_OR_RETURN(const TrainOutcome outcome, Train(rank, world, mine));
       if (r == 0) result.outcome = outcome;
       return absl::OkStatus();
     });
+    return result;
+  }
+  static Result Run(const config::Job& job, int ranks, const std::string& run_dir = "", int threads = 1) {
+    Result result = Start({.job = job, .run_dir = run_dir}, ranks, threads);
     EXPECT_TRUE(result.status.ok()) << result.status;
     return result;
   }
@@ -126,6 +132,22 @@ TEST_F(TrainerTest, ResumesOnAnotherNumberOfRanks) {
   const Result rest = Run(Job({"optim.schedule.shape=CONSTANT"}), 2, run);
   ASSERT_EQ(rest.losses.size(), 5u);
   for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(rest.losses[i], whole.losses[3 + i], 2e-5 * whole.losses[3 + i]);
+}
+
+TEST_F(TrainerTest, AnotherOptimizersCheckpointIsRefusedOrItsMomentsAreLeft) {
+  const std::string run = folder_ + "/run";
+  const Result adamw = Run(Job({"duration.steps=3"}), 2, run);
+  TrainerOptions options{.job = Job({"optim.sgd={ momentum: 0.9 }", "duration.steps=5"}), .run_dir = run};
+  const absl::Status refused = Start(options, 2).status;
+  EXPECT_THAT(refused.message(), testing::HasSubstr("the optimizer state of AdamW and this job trains with SGD"));
+  EXPECT_EQ(ExitCodeFor(refused), ExitCode::kConfig);
+  options.reset_optimizer = ResetOptimizer::kYes;
+  const Result sgd = Start(options, 2);
+  ASSERT_EQ(sgd.status, absl::OkStatus());
+  EXPECT_EQ(sgd.losses.size(), 2u) << "it goes on at step 4";
+  EXPECT_EQ(sgd.outcome.step, 5);
+  // The same data with the same weights: what comes first is the loss that the first optimizer would have seen.
+  EXPECT_EQ(sgd.losses[0], Run(Job({"duration.steps=4"}), 2).losses[3]);
 }
 
 TEST_F(TrainerTest, Bf16FollowsFp32) {
