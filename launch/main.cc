@@ -89,12 +89,21 @@ int main(int argc, char** argv) {
         "check gradients of parameters that match this expression before training (debug.grad_check)");
   train->callback([&] { code = shoal::RunTrain(train_args); });
 
+  using shoal::Weights;
+  const auto add_no_ema = [](CLI::App* command, Weights* weights) {
+    command->add_flag_function(
+        "--no-ema", [weights](int64_t) { *weights = Weights::kTrained; },
+        "the weights that training goes on with, where the run has averages of them (optim.ema)");
+  };
+
   std::string eval_run;
+  Weights eval_weights = Weights::kAverages, convert_weights = Weights::kAverages;
   int64_t eval_tokens = 0;
   auto* eval = app.add_subcommand("eval", "held-out loss of a run's best checkpoint, or of a named one");
   eval->add_option("run", eval_run, "run directory or checkpoint")->required();
   eval->add_option("--max-tokens", eval_tokens, "held-out tokens to look at; 0: all");
-  eval->callback([&] { code = shoal::RunEval(eval_run, eval_tokens); });
+  add_no_ema(eval, &eval_weights);
+  eval->callback([&] { code = shoal::RunEval(eval_run, eval_tokens, eval_weights); });
 
   shoal::SampleArgs sample_args;
   auto* sample = app.add_subcommand("sample", "text from a run's best checkpoint, or from a named one");
@@ -105,6 +114,7 @@ int main(int argc, char** argv) {
   sample->add_option("--top-k", sample_args.top_k, "only the k likeliest; 0: all");
   sample->add_option("--top-p", sample_args.top_p, "only the likeliest that together reach p");
   sample->add_option("--seed", sample_args.seed, "equal seeds give equal text");
+  add_no_ema(sample, &sample_args.weights);
   sample->callback([&] { code = shoal::RunSample(sample_args); });
 
   auto* data = app.add_subcommand("data", "make and look at datasets");
@@ -196,7 +206,8 @@ int main(int argc, char** argv) {
   convert->add_option("from", convert_from, "run directory, checkpoint, or Hugging Face folder")->required();
   convert->add_option("to", convert_to, "FILE.safetensors in Shoal's names, or else a folder for transformers")
       ->required();
-  convert->callback([&] { code = shoal::RunConvert(convert_from, convert_to); });
+  add_no_ema(convert, &convert_weights);
+  convert->callback([&] { code = shoal::RunConvert(convert_from, convert_to, convert_weights); });
 
   std::string stop_run, inspect_path, diff_a, diff_b, report_out, hang_run;
   std::vector<std::string> report_runs;

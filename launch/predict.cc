@@ -9,6 +9,7 @@
 #include "comm/world.h"
 #include "launch/optimizer_setup.h"
 #include "models/model.h"
+#include "optim/ema.h"
 #include "optim/optimizer_state.h"
 #include "parallel/data_parallel.h"
 #include "runtime/module/step_context.h"
@@ -69,6 +70,10 @@ class DryRun {
   const DataParallel& dp() const { return *dp_; }
   const Arena& arena() const { return *arena_; }
   OptimizerState& state() { return *state_; }
+  int64_t AverageBytes() {
+    if (!job_.optim().has_ema()) return 0;
+    return WeightEma(job_.optim().ema(), dp_->pieces(), model_->buffers(), DeviceKind::kMeta).bytes();
+  }
   Mesh& mesh() { return *mesh_; }
 
  private:
@@ -92,12 +97,13 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   p.gradients = dry.dp().grad_bytes();
   p.masters = dry.dp().master_bytes();
   p.optimizer = dry.state().bytes();
+  p.averages = dry.AverageBytes();
   for (const Bucket& bucket : dry.dp().plan().buckets) {
     // The pieces of all other ranks; reductions run one after the other.
     p.communication = std::max(p.communication, bucket.counts[0] * 4 * (ranks - 1));
   }
   if (checkpoints == Checkpoints::kYes) {
-    p.checkpoint = p.optimizer;
+    p.checkpoint = p.optimizer + p.averages;
     for (const OptimizerPiece& piece : dry.state().pieces()) p.checkpoint += piece.master.size() * 4;
   }
   const BatchShape largest = LargestMicroBatch(job, ranks);

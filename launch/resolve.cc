@@ -169,7 +169,10 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     CheckDuration(check, "optim.schedule.warmup", job.optim().schedule().warmup(), job.model());
   if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every(), job.model());
   if (job.eval().has_every()) CheckDuration(check, "eval.every", job.eval().every(), job.model());
-  if (job.optim().has_ema()) check.Add("optim.ema is not supported by this build's trainer");
+  const auto& ema = job.optim().ema();
+  if (job.optim().has_ema() && ema.horizon_case() == config::EmaConfig::HORIZON_NOT_SET)
+    check.Add("optim.ema names no horizon; write optim.ema { decay: 0.999 } or { half_life { epochs: 0.1 } }");
+  if (ema.has_half_life()) CheckDuration(check, "optim.ema.half_life", ema.half_life(), job.model());
   if (job.optim().has_width_rule())
     check.Add("optim.width_rule is not supported by this build's models: they lack its multipliers");
   if (job.optim().has_batch_growth()) check.Add("optim.batch_growth is not supported by this build's trainer");

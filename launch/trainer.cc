@@ -25,6 +25,7 @@
 #include "launch/workload.h"
 #include "models/model.h"
 #include "models/weights_file.h"
+#include "optim/ema.h"
 #include "optim/guard.h"
 #include "optim/optimizer_state.h"
 #include "optim/schedule.h"
@@ -55,6 +56,11 @@ DType ComputeType(const config::Job& job) {
 bool Crossed(const config::Duration& every, const RunProgress& before, const RunProgress& after) {
   const double length = Length(every);
   return length > 0 && std::floor(after.In(every) / length) > std::floor(before.In(every) / length);
+}
+
+RunProgress Added(const RunProgress& before, const RunProgress& after) {
+  return {after.steps - before.steps, after.samples - before.samples, after.tokens - before.tokens,
+          after.epochs - before.epochs};
 }
 
 // Sums of what models report.
@@ -143,6 +149,8 @@ class Trainer {
     owners_ = MakeOwnerSum(*mesh_, job_.parallel().zero());
     buffers_ = std::make_unique<BufferState>(model_->buffers());
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kCpu);
+    if (job_.optim().has_ema())
+      ema_ = std::make_unique<WeightEma>(job_.optim().ema(), dp_->pieces(), model_->buffers());
     const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
     SHOAL_ASSIGN_OR_RETURN(arena_, Arena::Create(static_cast<int64_t>(cap * (1 << 30)), DeviceKind::kCpu));
     bool resumed = false;
@@ -196,7 +204,7 @@ class Trainer {
     Say(absl::StrFormat(
         "model: %s parameters; %s per rank predicted (weights %s, gradients %s, optimizer %s, activations %s)",
         HumanCount(static_cast<double>(model_->parameter_count())), human(predicted_bytes_),
-        human(p.weights + p.masters), human(p.gradients), human(p.optimizer), human(p.activations)));
+        human(p.weights + p.masters), human(p.gradients), human(p.optimizer + p.averages), human(p.activations)));
     const int64_t available = AvailableBytes();
     SHOAL_ASSIGN_OR_RETURN(
         const auto hosts,
@@ -216,8 +224,8 @@ class Trainer {
           absl::StrCat("too little memory", host.empty() ? "" : " on ", host, ": ", ranks,
                        ranks == 1 ? " rank needs " : " ranks need ", human(ranks * predicted_bytes_), ", ",
                        human(bytes), " is available. Of each rank: weights ", human(p.weights + p.masters),
-                       ", gradients ", human(p.gradients), ", optimizer ", human(p.optimizer), ", activations ",
-                       human(p.activations), ", copy for checkpoints ", human(p.checkpoint),
+                       ", gradients ", human(p.gradients), ", optimizer ", human(p.optimizer + p.averages),
+                       ", activations ", human(p.activations), ", copy for checkpoints ", human(p.checkpoint),
                        ". Take a smaller micro_batch, parallel { recompute: MLP } or BLOCK, or more hosts; `shoal "
                        "plan` shows the effect"));
     }
@@ -309,6 +317,7 @@ class Trainer {
   std::vector<Stateful*> Everything(Moments moments = Moments::kYes) {
     std::vector<Stateful*> all = {dp_.get(), buffers_.get(), &progress_, &guard_};
     if (moments == Moments::kYes) all.push_back(state_.get());
+    if (ema_ != nullptr) all.push_back(ema_.get());
     return all;
   }
 
@@ -368,6 +377,7 @@ class Trainer {
     at = Now();
     const double schedule = ScheduleFactor(job_.optim().schedule(), before, job_.duration());
     record.learning_rate = job_.optim().learning_rate() * schedule;
+    const double batch_ratio = BatchRatio(job_.optim(), inputs.next_position - progress_.position, inputs.units);
     double publish = 0;
     if (record.skip_reason.empty()) {
       const double clip = job_.optim().clip_norm();
@@ -376,7 +386,7 @@ class Trainer {
                            .grad_norm = record.grad_norm,
                            .schedule = schedule,
                            .seed = job_.seed()};
-      state_->BeginUpdate(BatchRatio(job_.optim(), inputs.next_position - progress_.position, inputs.units), update);
+      state_->BeginUpdate(batch_ratio, update);
       SHOAL_RETURN_IF_ERROR(optimizer_->Step({*rank_.pool, *owners_}, update, state_->shard()));
       record.optimizer_seconds = Now() - at;
       Report("optimizer", at, traffic_["optimizer"]);
@@ -394,6 +404,12 @@ class Trainer {
     progress_.position = inputs.next_position;
     if (workload_->unit() == Workload::Unit::kTokens) progress_.tokens += inputs.units;
     const RunProgress after = Progress();
+    if (ema_ != nullptr && record.skip_reason.empty()) {
+      at = Now();
+      ema_->Update(*rank_.pool, Added(before, after), batch_ratio);
+      record.optimizer_seconds += Now() - at;
+      Report("averages", at);
+    }
     NoteSlowest(scalars, record);
     record.step = progress_.step;
     record.lengths = inputs.lengths;
@@ -468,8 +484,20 @@ class Trainer {
     return absl::OkStatus();
   }
 
-  // Mean loss over the held-out tokens, the same on every rank.
+  // Evaluates the averages of weights where there are any.
   absl::Status Evaluate() {
+    if (ema_ == nullptr) return EvaluateWeights();
+    const auto exchange = [this] {
+      ema_->Swap(*rank_.pool);
+      return dp_->PublishWeights(*rank_.pool);
+    };
+    SHOAL_RETURN_IF_ERROR(exchange());
+    SHOAL_RETURN_IF_ERROR(EvaluateWeights());
+    return exchange();
+  }
+
+  // Mean loss over the held-out tokens, the same on every rank.
+  absl::Status EvaluateWeights() {
     evaluated_step_ = progress_.step;
     Losses losses;
     SHOAL_RETURN_IF_ERROR(workload_->ForHeldOut([&](const Batch& batch) -> absl::Status {
@@ -578,6 +606,7 @@ class Trainer {
   std::unique_ptr<DataParallel> dp_;
   std::unique_ptr<BufferState> buffers_;
   std::unique_ptr<OptimizerState> state_;
+  std::unique_ptr<WeightEma> ema_;  // null: no averages
   std::unique_ptr<OwnerSum> owners_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<CheckpointStore> store_;

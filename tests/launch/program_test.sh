@@ -62,6 +62,14 @@ check "an allocation about to end" 0 "stopped at step 1" env SLURM_JOB_END_TIME=
 check "a named calibration must be there" 3 "no calibration of" "$shoal" train "$work/job" --run_dir "$work/run9" --set runtime.calibration="$work/none.json"
 check "truncated data" 3 "truncated" bash -c "head -c 30 $work/d.idx >$work/t.idx; cp $work/d.bin $work/t.bin; $shoal train $work/job --run_dir $work/run3 --set 'data.dataset={ path: \"$work/t\" }'"
 check "over-long documents" 3 "document" "$shoal" train "$work/job" --run_dir "$work/run4" --set data.over_long=ERROR
+check "averages of weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run11" --set 'optim.ema={ decay: 0.5 }'
+check "eval takes the averages" 0 "(averages of weights): held-out loss" "$shoal" eval "$work/run11"
+check "eval without them" 0 "00000002: held-out loss" "$shoal" eval "$work/run11" --no_ema
+check "convert takes the averages" 0 "" "$shoal" convert "$work/run11" "$work/ema.safetensors"
+check "convert without them" 0 "" "$shoal" convert "$work/run11" "$work/no_ema.safetensors" --no_ema
+check "the two differ" 1 "differ" cmp "$work/ema.safetensors" "$work/no_ema.safetensors"
+check "plan names them" 0 "averages of weights" "$shoal" plan "$work/job" --set 'optim.ema={ decay: 0.5 }'
+check "averages have a horizon" 2 "optim.ema names no horizon" "$shoal" validate "$work/job" --set 'optim.ema={ ramp_up: true }'
 echo "$(hostname) $$" >"$work/run/lock"
 check "locked run directory" 7 "is in use by process $$" "$shoal" train "$work/job" --run_dir "$work/run"
 exit $((failures > 0))

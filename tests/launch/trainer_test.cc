@@ -14,6 +14,8 @@
 #include "launch/config_loader.h"
 #include "launch/resolve.h"
 #include "launch/stop_request.h"
+#include "parallel/checkpoint/checkpoint_reader.h"
+#include "parallel/state.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/data/indexed_dataset.h"
@@ -148,6 +150,55 @@ TEST_F(TrainerTest, AnotherOptimizersCheckpointIsRefusedOrItsMomentsAreLeft) {
   EXPECT_EQ(sgd.outcome.step, 5);
   // The same data with the same weights: what comes first is the loss that the first optimizer would have seen.
   EXPECT_EQ(sgd.losses[0], Run(Job({"duration.steps=4"}), 2).losses[3]);
+}
+
+TEST_F(TrainerTest, AveragesAreEvaluatedAndLeaveTrainingAlone) {
+  const std::vector<std::string> sets = {"optim.ema={ decay: 0.7 }", "eval.every={ steps: 3 }"};
+  const Result plain = Run(Job(), 1), one = Run(Job(sets), 1);
+  EXPECT_EQ(one.weights, plain.weights) << "the weights are back after each evaluation";
+  EXPECT_GT(one.outcome.eval_loss, 1.0001 * plain.outcome.eval_loss) << "averages lag behind while it learns";
+  EXPECT_EQ(Run(Job({"optim.ema={ decay: 0 }"}), 1).outcome.eval_loss, plain.outcome.eval_loss);
+  EXPECT_EQ(Run(Job(sets), 1, "", 3).outcome.eval_loss, one.outcome.eval_loss) << "threads";
+  for (const auto& layout : std::vector<std::pair<int, std::string>>{
+           {2, "parallel.zero=1"}, {3, "parallel.zero=0"}, {4, "micro_batch={ tokens: 64 }"}}) {
+    auto with = sets;
+    with.push_back(layout.second);
+    const Result got = Run(Job(with), layout.first);
+    EXPECT_NEAR(got.outcome.eval_loss, one.outcome.eval_loss, 2e-5 * one.outcome.eval_loss) << layout.second;
+  }
+}
+
+TEST_F(TrainerTest, ResumedAveragesEqualUninterrupted) {
+  int number = 0;
+  for (const char* compute : {"FP32", "BF16"}) {
+    for (const char* ema : {"optim.ema={ half_life { tokens: 900 } }", "optim.ema={ decay: 0.9 ramp_up: true }"}) {
+      const std::string run = folder_ + "/run" + std::to_string(number++);
+      const std::vector<std::string> sets = {"optim.schedule.shape=CONSTANT", ema, "eval.every={ steps: 2 }",
+                                             std::string("runtime.compute=") + compute};
+      auto part = sets;
+      part.emplace_back("duration.steps=3");
+      const Result whole = Run(Job(sets), 2);
+      Run(Job(part), 2, run);
+      const Result rest = Run(Job(sets), 2, run);
+      EXPECT_EQ(rest.losses.size(), 5u);
+      EXPECT_EQ(rest.weights, whole.weights);
+      EXPECT_EQ(rest.outcome.eval_loss, whole.outcome.eval_loss) << ema << " " << compute;
+    }
+  }
+}
+
+TEST_F(TrainerTest, AveragesMayBeginInARunThatHadNone) {
+  const std::string run = folder_ + "/run";
+  Run(Job({"duration.steps=3"}), 1, run);
+  const Result rest = Run(Job({"optim.ema={ decay: 0.9 }"}), 2, run);
+  EXPECT_EQ(rest.outcome.step, 8);
+  const auto folder = FindCheckpoint(run);
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const auto reader = CheckpointReader::Open(*folder);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  EXPECT_EQ(reader->manifest().integers.at(kAverageUpdates), 5);
+  EXPECT_NE(reader->ReadWeight("tokens.weight", Weights::kAverages)->data<float>()[0],
+            reader->ReadWeight("tokens.weight", Weights::kTrained)->data<float>()[0]);
 }
 
 TEST_F(TrainerTest, Bf16FollowsFp32) {
@@ -285,6 +336,20 @@ TEST_F(ImageTrainerTest, ResumedEqualsUninterruptedWithItsRunningStatistics) {
     EXPECT_EQ(rest.outcome.eval_loss, whole.outcome.eval_loss) << "made with the running statistics";
     EXPECT_EQ(rest.outcome.eval_accuracy, whole.outcome.eval_accuracy);
   }
+}
+
+TEST_F(ImageTrainerTest, AveragesCoverRunningStatistics) {
+  const std::vector<std::string> sets = {"optim.ema={ decay: 0.8 }", "duration.steps=20"};
+  const std::string run = folder_ + "/run";
+  const Result whole = Run(Job(sets), 2);
+  Run(Job({"optim.ema={ decay: 0.8 }", "duration.steps=7"}), 2, run);
+  const Result rest = Run(Job(sets), 2, run);
+  EXPECT_EQ(rest.weights, whole.weights);
+  EXPECT_EQ(rest.outcome.eval_loss, whole.outcome.eval_loss);
+  const CheckpointReader reader = *CheckpointReader::Open(*FindCheckpoint(run));
+  const Tensor average = *reader.ReadWeight("stem.0.norm.running_mean", Weights::kAverages);
+  const Tensor trained = *reader.ReadWeight("stem.0.norm.running_mean", Weights::kTrained);
+  EXPECT_NE(average.data<float>()[0], trained.data<float>()[0]);
 }
 
 TEST_F(ImageTrainerTest, StatisticsOfAllRanksTakeEqualShares) {
