@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "comm/world.h"
+#include "launch/batch_control.h"
 #include "launch/optimizer_setup.h"
 #include "models/model.h"
 #include "optim/ema.h"
@@ -97,6 +98,7 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   p.gradients = dry.dp().grad_bytes();
   p.masters = dry.dp().master_bytes();
   p.optimizer = dry.state().bytes();
+  p.noise = BatchControl(job, ranks, dry.state().grads(), DeviceKind::kMeta).bytes();
   p.averages = dry.AverageBytes();
   for (const Bucket& bucket : dry.dp().plan().buckets) {
     // The pieces of all other ranks; reductions run one after the other.
@@ -128,7 +130,7 @@ CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShap
 std::map<std::string, double> StepTraffic(const DataParallel& dp, const OptimizerState& state, const Mesh& mesh) {
   const bool alone = mesh.size() == 1;
   return {{"reduce", alone ? 0.0 : static_cast<double>(dp.grad_bytes())},
-          {"scalars", alone ? 0.0 : 8.0 * (4 + mesh.size())},
+          {"scalars", alone ? 0.0 : 8.0 * (7 + mesh.size())},
           {"optimizer", static_cast<double>(state.update_bytes())},
           {"publish", alone && dp.master_bytes() == 0 ? 0.0 : static_cast<double>(dp.weight_bytes())}};
 }

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "launch/batch_control.h"
 #include "launch/image_workload.h"
 #include "launch/optimizer_setup.h"
 #include "models/resnet_spec.h"
@@ -175,7 +176,7 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   if (ema.has_half_life()) CheckDuration(check, "optim.ema.half_life", ema.half_life(), job.model());
   if (job.optim().has_width_rule())
     check.Add("optim.width_rule is not supported by this build's models: they lack its multipliers");
-  if (job.optim().has_batch_growth()) check.Add("optim.batch_growth is not supported by this build's trainer");
+  if (job.has_global_batch()) check.AddAll(CheckBatchGrowth(job, ranks));
   const double final_ratio = job.optim().schedule().final_ratio();
   if (final_ratio < 0 || final_ratio > 1)
     check.Add(absl::StrCat("optim.schedule.final_ratio is ", final_ratio, "; it lies in [0, 1]"));

@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "comm/clock.h"
+#include "launch/batch_control.h"
 #include "launch/calibration.h"
 #include "launch/console.h"
 #include "launch/grad_check.h"
@@ -75,8 +76,9 @@ struct Losses {
 };
 
 // What every step's collective sums over ranks: the loss, the squared gradient norm, rows that were classified
-// correctly, the wish to stop, and from kRanks on how long each rank worked.
-enum StepScalar : size_t { kLoss, kSquares, kCorrect, kStop, kRanks };
+// correctly, the wish to stop, NoiseTerms (0 where noise is not measured), and from kRanks on how long each rank
+// worked.
+enum StepScalar : size_t { kLoss, kSquares, kCorrect, kStop, kScaledSquares, kGroups, kSamples, kRanks };
 
 class Trainer {
  public:
@@ -138,6 +140,7 @@ class Trainer {
 
   absl::Status SetUp() {
     model_ = MakeModel(job_.model(), RecomputedBy(job_.parallel()));
+    SHOAL_RETURN_IF_ERROR(CheckBatchGrowth(job_, world_.size()));
     SHOAL_RETURN_IF_ERROR(CheckMemory());
     SHOAL_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, {}));
     SHOAL_ASSIGN_OR_RETURN(workload_, OpenWorkload(job_));
@@ -149,6 +152,7 @@ class Trainer {
     owners_ = MakeOwnerSum(*mesh_, job_.parallel().zero());
     buffers_ = std::make_unique<BufferState>(model_->buffers());
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kCpu);
+    batch_ = std::make_unique<BatchControl>(job_, world_.size(), state_->grads());
     if (job_.optim().has_ema())
       ema_ = std::make_unique<WeightEma>(job_.optim().ema(), dp_->pieces(), model_->buffers());
     const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
@@ -315,7 +319,7 @@ class Trainer {
 
   enum class Moments : uint8_t { kNo, kYes };
   std::vector<Stateful*> Everything(Moments moments = Moments::kYes) {
-    std::vector<Stateful*> all = {dp_.get(), buffers_.get(), &progress_, &guard_};
+    std::vector<Stateful*> all = {dp_.get(), buffers_.get(), batch_.get(), &progress_, &guard_};
     if (moments == Moments::kYes) all.push_back(state_.get());
     if (ema_ != nullptr) all.push_back(ema_.get());
     return all;
@@ -326,7 +330,7 @@ class Trainer {
     StepRecord record;
     double start = Now();
     if (steps_here_ == 0 && options_.first_step_at != nullptr) *options_.first_step_at = start;
-    SHOAL_ASSIGN_OR_RETURN(const StepInputs inputs, workload_->Next());
+    SHOAL_ASSIGN_OR_RETURN(const StepInputs inputs, workload_->Next(batch_->batch()));
     record.data_seconds = Now() - start;
     Report("data", start);
     if (steps_here_ == 0) {
@@ -337,15 +341,22 @@ class Trainer {
     }
     record.units = inputs.units;
     record.unit = workload_->unit() == Workload::Unit::kTokens ? StepRecord::Unit::kTokens : StepRecord::Unit::kImages;
+    if (job_.optim().has_batch_growth()) {
+      record.batch = batch_->batch();
+      record.samples =
+          record.unit == StepRecord::Unit::kImages ? inputs.units : static_cast<int64_t>(inputs.lengths.size());
+    }
     const RunProgress before = Progress();
     Losses losses;
     dp_->BeginStep();
+    batch_->BeginStep(progress_.step + 1, *dp_, *rank_.pool);
     buffers_->Remember();
     for (size_t m = 0; m < inputs.micro.size(); ++m) {
       const bool last = m + 1 == inputs.micro.size();
       dp_->BeginMicroBatch(last ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
       if (!inputs.micro[m].x.defined()) continue;
       SHOAL_RETURN_IF_ERROR(ForwardBackward(inputs.micro[m], 1.0 / static_cast<double>(inputs.units), losses, record));
+      batch_->EndMicroBatch(inputs.micro[m], *rank_.pool);
     }
     double at = Now();
     SHOAL_RETURN_IF_ERROR(dp_->FinishReductions());
@@ -360,6 +371,10 @@ class Trainer {
       OpContext ops{.pool = rank_.pool.get(), .spans = spans_};
       scalars[kSquares] = ops::SumOfSquares(ops, state_->grads());
     }
+    const NoiseTerms own = batch_->Terms(*dp_);
+    scalars[kScaledSquares] = own.scaled_squares;
+    scalars[kGroups] = own.groups;
+    scalars[kSamples] = own.samples;
     const bool files = first() && !options_.run_dir.empty();
     scalars[kStop] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;
     scalars[kRanks + static_cast<size_t>(world_.rank())] = record.forward_seconds + record.backward_seconds;
@@ -380,6 +395,9 @@ class Trainer {
     const double batch_ratio = BatchRatio(job_.optim(), inputs.next_position - progress_.position, inputs.units);
     double publish = 0;
     if (record.skip_reason.empty()) {
+      const NoiseTerms all{scalars[kScaledSquares], scalars[kGroups], scalars[kSamples]};
+      SHOAL_ASSIGN_OR_RETURN(const std::string news, batch_->Update(all, scalars[kSquares], record));
+      if (!news.empty()) Say(news);
       const double clip = job_.optim().clip_norm();
       OptimizerStep update{.learning_rate = record.learning_rate,
                            .grad_scale = clip > 0 && record.grad_norm > clip ? clip / record.grad_norm : 1.0,
@@ -606,6 +624,7 @@ class Trainer {
   std::unique_ptr<DataParallel> dp_;
   std::unique_ptr<BufferState> buffers_;
   std::unique_ptr<OptimizerState> state_;
+  std::unique_ptr<BatchControl> batch_;
   std::unique_ptr<WeightEma> ema_;  // null: no averages
   std::unique_ptr<OwnerSum> owners_;
   std::unique_ptr<Arena> arena_;

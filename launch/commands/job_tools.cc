@@ -71,6 +71,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("gradients", p.gradients);
   line("fp32 masters", p.masters);
   line("optimizer state", p.optimizer);
+  if (p.noise > 0) line("gradients before a micro-batch", p.noise);
   if (p.averages > 0) line("averages of weights", p.averages);
   line("activations (saved for backward)", p.saved);
   line("activations (peak)", p.activations);

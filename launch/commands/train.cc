@@ -132,11 +132,11 @@ absl::Status TrainRank(const TrainArgs& args, config::Job job, const std::string
 int RunTrain(const TrainArgs& args) {
   auto loaded = LoadJob(args.job.job, args.job.sets);
   if (!loaded.ok()) return Fail(loaded.status());
-  auto job = ResolveJob(*loaded, args.local_ranks);
+  const bool mpi = args.local_ranks == 0 && UnderMpiLauncher();
+  auto job = ResolveJob(*loaded, mpi ? 0 : std::max(1, args.local_ranks));
   if (!job.ok()) return Fail(job.status());
   const std::string run_dir = args.run_dir.empty() ? "runs/" + job->name() : args.run_dir;
   const CommOptions options = CommOptionsOf(*job, run_dir);
-  const bool mpi = args.local_ranks == 0 && UnderMpiLauncher();
   InstallStopSignals(mpi ? DirectSignals::kLeave : DirectSignals::kHandle);
   const std::string how_to_stop =
       absl::StrCat("to stop and save: shoal stop ", run_dir, mpi ? ", or SIGUSR1 to mpirun" : ", or Ctrl-C");

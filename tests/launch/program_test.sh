@@ -70,6 +70,12 @@ check "convert without them" 0 "" "$shoal" convert "$work/run11" "$work/no_ema.s
 check "the two differ" 1 "differ" cmp "$work/ema.safetensors" "$work/no_ema.safetensors"
 check "plan names them" 0 "averages of weights" "$shoal" plan "$work/job" --set 'optim.ema={ decay: 0.5 }'
 check "averages have a horizon" 2 "optim.ema names no horizon" "$shoal" validate "$work/job" --set 'optim.ema={ ramp_up: true }'
+growth=(--set 'global_batch={ tokens: 64 }' --set 'duration={ samples: 60 }' --set 'optim.batch_growth={ eta: 0.5 test_every: 1 max { tokens: 512 } }')
+check "a growing batch" 0 "the batch grows from 64 to " "$shoal" train "$work/job" --run_dir "$work/run12" --local_ranks=2 "${growth[@]}" --set 'micro_batch={ tokens: 32 }'
+check "its report" 0 "" "$shoal" report "$work/run12"
+check "its figure" 0 "Growing batch" cat "$work/run12/report.html"
+check "growth of one rank needs two micro-batches" 2 "micro_batch is 33 and global_batch 64; take a micro_batch of at most 32, or 2 ranks" "$shoal" train "$work/job" --run_dir "$work/run13" "${growth[@]}" --set 'micro_batch={ tokens: 33 }'
+check "growth keeps memory" 2 "write micro_batch" "$shoal" validate "$work/job" "${growth[@]}"
 echo "$(hostname) $$" >"$work/run/lock"
 check "locked run directory" 7 "is in use by process $$" "$shoal" train "$work/job" --run_dir "$work/run"
 exit $((failures > 0))
