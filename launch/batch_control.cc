@@ -16,8 +16,12 @@ const char* UnitOf(const config::Size& size) {
   return size.has_tokens() ? "tokens" : size.has_sequences() ? "sequences" : "images";
 }
 
-// What full micro-batches of all ranks hold together: batches grow by this.
-int64_t Multiple(const config::Job& job, int ranks) { return Count(job.micro_batch()) * ranks; }
+// What `batch` grows to multiples of: what full micro-batches of all ranks hold; equal shares where the cap has no room
+// for that.
+int64_t Multiple(const config::Job& job, int ranks, int64_t batch) {
+  const int64_t full = Count(job.micro_batch()) * ranks, max = Count(job.optim().batch_growth().max());
+  return max / full * full > batch ? full : ranks;
+}
 
 double SamplesIn(const Batch& batch) {
   return static_cast<double>(batch.x.rank() == 4 ? batch.x.dim(0)
@@ -32,10 +36,10 @@ void CheckForRanks(const config::Job& job, int ranks, std::vector<std::string>& 
         "optim.batch_growth measures noise between ranks, or of one rank between micro-batches: micro_batch is ", micro,
         " and global_batch ", batch, "; take a micro_batch of at most ", batch / 2, ", or 2 ranks"));
   }
-  const int64_t multiple = Multiple(job, ranks), max = Count(job.optim().batch_growth().max());
-  if (max / multiple * multiple <= batch) {
-    wrong.push_back(absl::StrCat("optim.batch_growth.max is ", max, "; batches grow by micro_batch x ", ranks,
-                                 " ranks = ", multiple, ", so that ", (batch / multiple + 1) * multiple,
+  const int64_t max = Count(job.optim().batch_growth().max());
+  if (max / ranks * ranks <= batch) {
+    wrong.push_back(absl::StrCat("optim.batch_growth.max is ", max, "; with ", ranks,
+                                 " ranks batches grow to multiples of that, and ", (batch / ranks + 1) * ranks,
                                  " is the least that lets ", batch, " grow"));
   }
 }
@@ -85,6 +89,13 @@ BatchControl::BatchControl(const config::Job& job, int ranks, absl::Span<const T
 
 int64_t BatchControl::batch() const { return growth_ == nullptr ? Count(job_.global_batch()) : growth_->batch(); }
 
+absl::Status BatchControl::CheckShares() const {
+  if (!job_.model().resnet().sync_norm() || batch() % ranks_ == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("model.resnet.sync_norm takes equal shares: the batch of this run has grown to ", batch(),
+                   " images and the job has ", ranks_, " ranks; resume on a number of ranks that divides it"));
+}
+
 void BatchControl::BeginStep(int64_t step, DataParallel& dp, ThreadPool& pool) {
   measures_ = growth_ != nullptr && growth_->Tests(step);
   samples_ = 0;
@@ -114,7 +125,7 @@ absl::StatusOr<std::string> BatchControl::Update(const NoiseTerms& terms_of_all,
   if (!measures_) return "";
   SHOAL_ASSIGN_OR_RETURN(const GradientNoise noise, EstimateNoise(terms_of_all, squared_norm));
   record.noise_scale = noise.NoiseScale();
-  const int64_t before = growth_->batch(), after = growth_->Update(noise, Multiple(job_, ranks_));
+  const int64_t before = growth_->batch(), after = growth_->Update(noise, Multiple(job_, ranks_, growth_->batch()));
   std::string text;
   if (after > before) {
     text = absl::StrFormat("the batch grows from %d to %d %s: gradient noise scale %.4g samples", before, after,

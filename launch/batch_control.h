@@ -29,6 +29,9 @@ class BatchControl : public Stateful {
   BatchControl(const config::Job& job, int ranks, absl::Span<const Tensor> grads, DeviceKind device = DeviceKind::kCpu);
   // Of the next step, in the unit of global_batch.
   int64_t batch() const;
+  // Of state that is loaded: InvalidArgument where a batch that grew on other ranks has no equal shares on these, and
+  // the model needs them.
+  absl::Status CheckShares() const;
   int64_t bytes() const { return parts_ == nullptr ? 0 : parts_->bytes(); }
 
   // --- One step, where `dp` has begun it: BeginStep; after each micro-batch EndMicroBatch; after the reductions Terms,

@@ -166,6 +166,8 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     check.Add("duration is not given; write duration { steps: 1000 }");
   else
     CheckDuration(check, "duration", job.duration(), job.model());
+  if (job.debug().overfit_one_batch() && (job.duration().has_samples() || job.duration().has_epochs()))
+    check.Add("duration is in samples or epochs, which debug.overfit_one_batch never gets on with; give steps");
   if (job.optim().schedule().has_warmup())
     CheckDuration(check, "optim.schedule.warmup", job.optim().schedule().warmup(), job.model());
   if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every(), job.model());

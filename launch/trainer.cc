@@ -170,6 +170,7 @@ class Trainer {
       for (const std::string& warning : store_->warnings()) Say("warning: " + warning);
       if (step.ok()) {
         SHOAL_RETURN_IF_ERROR(state_->loaded());
+        SHOAL_RETURN_IF_ERROR(batch_->CheckShares());
         resumed = true;
         Say(absl::StrCat("resumed at step ", progress_.step, " from ", options_.run_dir, "/checkpoints",
                          reset ? "; the optimizer's moments start anew" : ""));

@@ -195,7 +195,12 @@ int RunConvert(const std::string& from, const std::string& to, Weights weights) 
                               : absl::EndsWith(to, ".safetensors") ? ExportWeights(from, to, weights)
                                                                    : ConvertToHuggingFace(from, to, weights);
   if (!status.ok()) return Fail(status);
-  std::cout << to << " holds the weights of " << from << "\n";
+  std::string which;
+  if (const auto folder = FindCheckpoint(from); folder.ok()) {
+    const auto reader = CheckpointReader::Open(*folder);
+    if (reader.ok()) which = WhichText(*reader, weights);
+  }
+  std::cout << to << " holds the weights of " << from << which << "\n";
   return 0;
 }
 

@@ -65,7 +65,7 @@ check "over-long documents" 3 "document" "$shoal" train "$work/job" --run_dir "$
 check "averages of weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run11" --set 'optim.ema={ decay: 0.5 }'
 check "eval takes the averages" 0 "(averages of weights): held-out loss" "$shoal" eval "$work/run11"
 check "eval without them" 0 "00000002: held-out loss" "$shoal" eval "$work/run11" --no_ema
-check "convert takes the averages" 0 "" "$shoal" convert "$work/run11" "$work/ema.safetensors"
+check "convert takes the averages" 0 "(averages of weights)" "$shoal" convert "$work/run11" "$work/ema.safetensors"
 check "convert without them" 0 "" "$shoal" convert "$work/run11" "$work/no_ema.safetensors" --no_ema
 check "the two differ" 1 "differ" cmp "$work/ema.safetensors" "$work/no_ema.safetensors"
 check "plan names them" 0 "averages of weights" "$shoal" plan "$work/job" --set 'optim.ema={ decay: 0.5 }'

@@ -289,7 +289,7 @@ TEST_F(TrainerTest, GrowthSaysWhatItCannotDo) {
       {0, "optim.schedule.shape=COSINE", "duration is in steps and optim.batch_growth is set: steps become larger"},
       {0, "optim.schedule.warmup={ steps: 2 }", "optim.schedule.warmup is in steps and optim.batch_growth is set"},
       {1, "micro_batch={ tokens: 65 }", "take a micro_batch of at most 64, or 2 ranks"},
-      {4, "optim.batch_growth.max={ tokens: 255 }", "so that 256 is the least that lets 128 grow"}};
+      {4, "optim.batch_growth.max={ tokens: 130 }", "132 is the least that lets 128 grow"}};
   for (const Row& row : rows) {
     // In a run of steps, which grows as long as its rate is constant.
     const absl::Status status = Resolved(With(With(kGrowth, "duration={ steps: 9 }"), row.set), row.ranks).status();
@@ -469,6 +469,18 @@ TEST_F(ImageTrainerTest, BatchesOfImagesGrow) {
     EXPECT_LE(batches.back(), 60);
     EXPECT_EQ(static_cast<int64_t>(batches.back()) % (6 * ranks), 0);
   }
+}
+
+TEST_F(ImageTrainerTest, AGrownBatchWithStatisticsOfAllRanksNeedsEqualShares) {
+  const std::string run = folder_ + "/run";
+  const std::vector<std::string> sets = {"global_batch={ images: 12 }", "micro_batch={ images: 4 }",
+                                         "model.resnet.sync_norm=true", "duration={ samples: 200 }",
+                                         "optim.batch_growth={ eta: 0.1 test_every: 2 max { images: 16 } }"};
+  Run(Job(With(sets, "duration.samples=100")), 2, run);
+  ASSERT_EQ(Metric(run, "batch").back(), 16);
+  const absl::Status status = Start({.job = Job(sets), .run_dir = run}, 3).status;
+  EXPECT_THAT(status.message(), testing::HasSubstr("has grown to 16 images and the job has 3 ranks"));
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kConfig);
 }
 
 TEST_F(ImageTrainerTest, StatisticsOfAllRanksTakeEqualShares) {
