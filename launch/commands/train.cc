@@ -15,7 +15,6 @@
 #include "launch/run_dir.h"
 #include "launch/stop_request.h"
 #include "launch/trainer.h"
-#include "optim/optimizer.h"
 #include "runtime/base/status.h"
 #include "runtime/ops/dispatch.h"
 
@@ -53,12 +52,8 @@ absl::StatusOr<std::unique_ptr<RunDir>> PrepareRunDir(const TrainArgs& args, Wea
   reason = choice.reason;
   if (resumes) {
     std::vector<std::string> accepted = args.resume_with;
-    if (args.reset_optimizer == ResetOptimizer::kYes) accepted.push_back("optim");
-    auto changes = ResultChanges(before, job, accepted);
-    const std::string then = OptimizerName(before.optim()), now = OptimizerName(job.optim());
-    if (then != now && args.reset_optimizer == ResetOptimizer::kNo)
-      changes.push_back(
-          absl::StrCat("optim: ", then, " -> ", now, ", whose moments only --reset_optimizer starts anew"));
+    if (args.reset_optimizer == ResetOptimizer::kYes) accepted.insert(accepted.end(), {"optim", "optim.kind"});
+    const auto changes = ResultChanges(before, job, accepted);
     if (!changes.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "run directory ", path, " was started with another job; fields that affect results differ:\n  ",

@@ -38,7 +38,8 @@ check "too little memory" 5 "too little memory on" "$shoal" train "$work/job" --
 check "train" 0 "finished at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --local_ranks=2
 check "resume refuses another job" 2 "seed: unset -> 9" "$shoal" train "$work/job" --run-dir "$work/run" --set seed=9
 check "resume accepts named fields" 0 "resumed at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --resume_with duration.steps
-check "another optimizer" 2 "optim: AdamW -> SGD" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --set 'optim={ sgd {} }'
+check "another optimizer" 2 "optim.kind: AdamW -> SGD, whose moments only --reset_optimizer starts anew" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --set 'optim={ sgd {} }'
+check "another optimizer by its group" 2 "optim.kind: AdamW -> SGD" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --set 'optim={ sgd { nesterov: true } }' --resume_with optim
 check "another optimizer with fresh moments" 0 "resumed at step 3" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 5 }' --set 'optim={ sgd {} learning_rate: 0.01 }' --resume_with duration --reset_optimizer
 check "an alias of a field" 2 "data.images is for image models" "$shoal" train "$work/job" --run_dir "$work/run" --skip_bad_images
 check "eval" 0 "held-out loss" "$shoal" eval "$work/run"
