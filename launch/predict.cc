@@ -18,20 +18,6 @@
 namespace shoal {
 namespace {
 
-// Counts bytes where the real source would hand out buffers.
-class MetaParams : public ParamSource {
- public:
-  MetaParams(DType compute) : compute_(compute) {}
-  Tensor Weight(const Param& param) override { return Tensor::Zeros(param.shape, compute_, DeviceKind::kMeta); }
-  GradSink Grad(const Param& param) override {
-    return {Tensor::Zeros(param.shape, DType::kF32, DeviceKind::kMeta), ops::Accumulate::kAdd};
-  }
-  void Ready(const Param&) override {}
-
- private:
-  DType compute_;
-};
-
 DType ComputeType(const config::Job& job) {
   return job.runtime().compute() == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
 }
@@ -39,36 +25,36 @@ DType ComputeType(const config::Job& job) {
 // Everything of a rank, on the meta device: rank 0 of a world in which every collective is done at once.
 class DryRun {
  public:
-  DryRun(const config::Job& job, int ranks)
-      : job_(job),
-        model_(MakeModel(job.model(), RecomputedBy(job.parallel()))),
-        world_(FakeWorld(0, ranks)),
-        params_(ComputeType(job)) {
+  enum class Gradients : uint8_t { kInArena, kElsewhere };
+  DryRun(const config::Job& job, int ranks, Gradients gradients)
+      : job_(job), model_(MakeModel(job.model(), RecomputedBy(job.parallel()))), world_(FakeWorld(0, ranks)) {
+    auto arena = Arena::Create(int64_t{1} << 46, DeviceKind::kMeta);
+    CHECK(arena.ok()) << arena.status();
+    arena_ = *std::move(arena);
     auto mesh = Mesh::Create(*world_, {});
     CHECK(mesh.ok()) << mesh.status();
     mesh_ = *std::move(mesh);
     auto optimizer = OptimizerFor(job, *model_);
     CHECK(optimizer.ok()) << optimizer.status();
     optimizer_ = *std::move(optimizer);
-    auto dp = DataParallel::Create(model_->params(), *mesh_, StorageFor(job, *model_, *optimizer_, DeviceKind::kMeta));
+    DataParallelOptions storage = StorageFor(job, *model_, *optimizer_, DeviceKind::kMeta);
+    if (gradients == Gradients::kInArena) storage.arena = arena_.get();
+    auto dp = DataParallel::Create(model_->params(), *mesh_, std::move(storage));
     CHECK(dp.ok()) << dp.status();
     dp_ = *std::move(dp);
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kMeta);
-    auto arena = Arena::Create(int64_t{1} << 46, DeviceKind::kMeta);
-    CHECK(arena.ok()) << arena.status();
-    arena_ = *std::move(arena);
   }
 
   // Forward and backward of one micro-batch; returns the bytes that forward keeps for backward.
   int64_t ForwardBackward(const BatchShape& shape, CostSheet* cost) {
-    StepContext ctx({.ops = {.cost = cost}, .arena = arena_.get(), .params = &params_, .compute = ComputeType(job_)});
+    StepContext ctx({.ops = {.cost = cost}, .arena = arena_.get(), .params = dp_.get(), .compute = ComputeType(job_)});
     const Batch y = model_->Forward(ctx, OnMeta(shape));
     const int64_t saved = arena_->frame_bytes();
     model_->Backward(ctx, y);
     return saved;
   }
 
-  const DataParallel& dp() const { return *dp_; }
+  DataParallel& dp() { return *dp_; }
   const Arena& arena() const { return *arena_; }
   OptimizerState& state() { return *state_; }
   int64_t AverageBytes() {
@@ -81,18 +67,17 @@ class DryRun {
   const config::Job& job_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Communicator> world_;
-  MetaParams params_;
+  std::unique_ptr<Arena> arena_;
   std::unique_ptr<Mesh> mesh_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<DataParallel> dp_;
   std::unique_ptr<OptimizerState> state_;
-  std::unique_ptr<Arena> arena_;
 };
 
 }  // namespace
 
 Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoints) {
-  DryRun dry(job, ranks);
+  DryRun dry(job, ranks, DryRun::Gradients::kElsewhere);
   Prediction p;
   p.weights = dry.dp().weight_bytes();
   p.gradients = dry.dp().grad_bytes();
@@ -112,13 +97,20 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   p.micro_rows = largest.images.empty() ? largest.cu_seqlens.back() : largest.images[0];
   p.saved = dry.ForwardBackward(largest, nullptr);
   p.activations = dry.arena().peak();
+  DryRun whole(job, ranks, DryRun::Gradients::kInArena);
+  whole.dp().BeginStep();
+  whole.ForwardBackward(largest, nullptr);
+  if (FullBatch(job, ranks).size() > 1 || job.optim().has_batch_growth()) whole.ForwardBackward(largest, nullptr);
+  const absl::Status finished = whole.dp().FinishReductions();
+  CHECK(finished.ok()) << finished;
+  p.step = whole.arena().peak();
   constexpr int64_t kProgram = 24 << 20;  // libraries, MPI, prefetched batches: measured on an empty model
   p.program = kProgram;
   return p;
 }
 
 CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShape> micro_batches) {
-  DryRun dry(job, ranks);
+  DryRun dry(job, ranks, DryRun::Gradients::kElsewhere);
   CostSheet cost;
   for (const BatchShape& micro : micro_batches) dry.ForwardBackward(micro, &cost);
   OpContext ops{.cost = &cost};

@@ -182,6 +182,12 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   const double final_ratio = job.optim().schedule().final_ratio();
   if (final_ratio < 0 || final_ratio > 1)
     check.Add(absl::StrCat("optim.schedule.final_ratio is ", final_ratio, "; it lies in [0, 1]"));
+  if (job.parallel().has_recompute_blocks()) {
+    if (job.parallel().recompute() == config::ParallelConfig::NONE)
+      check.Add("parallel.recompute_blocks is given and parallel.recompute is NONE; set it to MLP or BLOCK");
+    if (job.parallel().recompute_blocks() < 1)
+      check.Add(absl::StrCat("parallel.recompute_blocks is ", job.parallel().recompute_blocks(), "; take 1 or more"));
+  }
   if (job.parallel().zero() < 0 || job.parallel().zero() > 1) {
     check.Add(absl::StrCat("parallel.zero is ", job.parallel().zero(),
                            "; this build has stages 0 and 1, the nearest is ",

@@ -113,7 +113,7 @@ class Trainer {
     if (predicted_seconds_ > 0) {
       Say(absl::StrFormat("step time: predicted %.0f ms, measured %.0f ms (median); memory: predicted %s, measured %s",
                           predicted_seconds_ * 1e3, MedianStepSeconds() * 1e3,
-                          HumanBytes(static_cast<double>(predicted_bytes_)),
+                          HumanBytes(static_cast<double>(predicted_.total())),
                           HumanBytes(static_cast<double>(memory_peak_))));
     }
     if (options_.weights != nullptr) {
@@ -148,15 +148,19 @@ class Trainer {
     SHOAL_ASSIGN_OR_RETURN(optimizer_, OptimizerFor(job_, *model_));
     Say(absl::StrCat("optimizer: ", OptimizerName(job_.optim()), "\n",
                      optimizer_->groups().Text(job_.optim().learning_rate())));
-    SHOAL_ASSIGN_OR_RETURN(dp_, DataParallel::Create(model_->params(), *mesh_, StorageFor(job_, *model_, *optimizer_)));
+    DataParallelOptions storage = StorageFor(job_, *model_, *optimizer_);
+    const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
+    SHOAL_ASSIGN_OR_RETURN(
+        arena_, Arena::Create(static_cast<int64_t>(cap * (1 << 30)) + predicted_.gradients, DeviceKind::kCpu));
+    arena_->Fit(predicted_.step);
+    storage.arena = arena_.get();
+    SHOAL_ASSIGN_OR_RETURN(dp_, DataParallel::Create(model_->params(), *mesh_, std::move(storage)));
     owners_ = MakeOwnerSum(*mesh_, job_.parallel().zero());
     buffers_ = std::make_unique<BufferState>(model_->buffers());
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kCpu);
     batch_ = std::make_unique<BatchControl>(job_, world_.size(), state_->grads());
     if (job_.optim().has_ema())
       ema_ = std::make_unique<WeightEma>(job_.optim().ema(), dp_->pieces(), model_->buffers());
-    const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
-    SHOAL_ASSIGN_OR_RETURN(arena_, Arena::Create(static_cast<int64_t>(cap * (1 << 30)), DeviceKind::kCpu));
     bool resumed = false;
     if (!options_.run_dir.empty()) {
       store_ = std::make_unique<CheckpointStore>(
@@ -202,14 +206,14 @@ class Trainer {
 
   // What the ranks of a host will take must be there, before anything is allocated. Collective.
   absl::Status CheckMemory() {
-    const Prediction p =
-        PredictMemory(job_, world_.size(), options_.run_dir.empty() ? Checkpoints::kNo : Checkpoints::kYes);
-    predicted_bytes_ = p.total();
+    predicted_ = PredictMemory(job_, world_.size(), options_.run_dir.empty() ? Checkpoints::kNo : Checkpoints::kYes);
+    const Prediction& p = predicted_;
     const auto human = [](int64_t bytes) { return HumanBytes(static_cast<double>(bytes)); };
     Say(absl::StrFormat(
-        "model: %s parameters; %s per rank predicted (weights %s, gradients %s, optimizer %s, activations %s)",
-        HumanCount(static_cast<double>(model_->parameter_count())), human(predicted_bytes_),
-        human(p.weights + p.masters), human(p.gradients), human(p.optimizer + p.averages), human(p.activations)));
+        "model: %s parameters; %s per rank predicted (weights %s, optimizer %s; activations %s and gradients %s take "
+        "turns in %s)",
+        HumanCount(static_cast<double>(model_->parameter_count())), human(p.total()), human(p.weights + p.masters),
+        human(p.optimizer + p.averages + p.noise), human(p.activations), human(p.gradients), human(p.step)));
     const int64_t available = AvailableBytes();
     SHOAL_ASSIGN_OR_RETURN(
         const auto hosts,
@@ -224,15 +228,15 @@ class Trainer {
     }
     for (const auto& [host, have] : ranks_and_bytes) {
       const auto& [ranks, bytes] = have;
-      if (bytes == 0 || ranks * predicted_bytes_ <= bytes) continue;
-      return absl::ResourceExhaustedError(
-          absl::StrCat("too little memory", host.empty() ? "" : " on ", host, ": ", ranks,
-                       ranks == 1 ? " rank needs " : " ranks need ", human(ranks * predicted_bytes_), ", ",
-                       human(bytes), " is available. Of each rank: weights ", human(p.weights + p.masters),
-                       ", gradients ", human(p.gradients), ", optimizer ", human(p.optimizer + p.averages),
-                       ", activations ", human(p.activations), ", copy for checkpoints ", human(p.checkpoint),
-                       ". Take a smaller micro_batch, parallel { recompute: MLP } or BLOCK, or more hosts; `shoal "
-                       "plan` shows the effect"));
+      if (bytes == 0 || ranks * p.total() <= bytes) continue;
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "too little memory", host.empty() ? "" : " on ", host, ": ", ranks,
+          ranks == 1 ? " rank needs " : " ranks need ", human(ranks * p.total()), ", ", human(bytes),
+          " is available. Of each rank: weights ", human(p.weights + p.masters), ", optimizer ",
+          human(p.optimizer + p.averages + p.noise), ", activations ", human(p.activations), " and gradients ",
+          human(p.gradients), " by turns in ", human(p.step), ", copy for checkpoints ", human(p.checkpoint),
+          ". Take a smaller micro_batch, parallel { recompute: MLP } or BLOCK, or more hosts; `shoal "
+          "plan` shows the effect"));
     }
     return absl::OkStatus();
   }
@@ -351,6 +355,7 @@ class Trainer {
     Losses losses;
     dp_->BeginStep();
     batch_->BeginStep(progress_.step + 1, *dp_, *rank_.pool);
+    if (arena_->peak() > arena_->fitted()) arena_->Fit(arena_->peak());
     buffers_->Remember();
     for (size_t m = 0; m < inputs.micro.size(); ++m) {
       const bool last = m + 1 == inputs.micro.size();
@@ -407,6 +412,7 @@ class Trainer {
                            .seed = job_.seed()};
       state_->BeginUpdate(batch_ratio, update);
       SHOAL_RETURN_IF_ERROR(optimizer_->Step({*rank_.pool, *owners_}, update, state_->shard()));
+      dp_->ReleaseGradients();
       record.optimizer_seconds = Now() - at;
       Report("optimizer", at, traffic_["optimizer"]);
       at = Now();
@@ -416,6 +422,7 @@ class Trainer {
       ++progress_.updates;
       SHOAL_RETURN_IF_ERROR(buffers_->AverageOverRanks(mesh_->control()));
     } else {
+      dp_->ReleaseGradients();
       buffers_->Restore();
     }
     record.comm_exposed_seconds += publish;
@@ -592,7 +599,7 @@ class Trainer {
     if (job_.duration().has_steps()) record.total_steps = job_.duration().steps();
     memory_peak_ = std::max(memory_peak_, ResidentBytes());
     record.memory_bytes = memory_peak_;
-    record.memory_predicted_bytes = predicted_bytes_;
+    record.memory_predicted_bytes = predicted_.total();
     const double flops =
         model_->TrainFlops(record.lengths, record.unit == StepRecord::Unit::kImages ? record.units : 0);
     if (peak_flops_ > 0) record.mfu = flops / record.seconds / peak_flops_;
@@ -622,13 +629,14 @@ class Trainer {
   std::unique_ptr<Workload> workload_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
+  Prediction predicted_;
+  std::unique_ptr<Arena> arena_;
   std::unique_ptr<DataParallel> dp_;
   std::unique_ptr<BufferState> buffers_;
   std::unique_ptr<OptimizerState> state_;
   std::unique_ptr<BatchControl> batch_;
   std::unique_ptr<WeightEma> ema_;  // null: no averages
   std::unique_ptr<OwnerSum> owners_;
-  std::unique_ptr<Arena> arena_;
   std::unique_ptr<CheckpointStore> store_;
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<TensorBoardSink> tensorboard_;
@@ -640,7 +648,7 @@ class Trainer {
   double eval_loss_ = std::numeric_limits<double>::quiet_NaN();
   double eval_accuracy_ = std::numeric_limits<double>::quiet_NaN();
   bool improved_ = false;
-  int64_t evaluated_step_ = -1, saved_step_ = -1, steps_here_ = 0, predicted_bytes_ = 0, memory_peak_ = 0;
+  int64_t evaluated_step_ = -1, saved_step_ = -1, steps_here_ = 0, memory_peak_ = 0;
   double peak_flops_ = 0, started_ = 0, start_fraction_ = 0, predicted_seconds_ = 0, allocation_left_ = -1;
   static constexpr size_t kRecentSteps = 100;
   std::deque<double> recent_seconds_;

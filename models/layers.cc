@@ -48,7 +48,6 @@ void Linear::Forward(StepContext& ctx, const Tensor& x, const Tensor& y) {
 }
 
 void Linear::Backward(StepContext& ctx, const Tensor& x, const Tensor& dy, const Tensor& dx, Accumulate accumulate) {
-  if (dx.defined()) ops::Matmul(ctx.ops(), dy, ctx.Weight(weight_), dx, {.accumulate = accumulate});
   const auto weight_grad = [](OpContext& ops, absl::Span<const GradSink> sinks, absl::Span<const Tensor> in) {
     ops::Matmul(ops, in[0], in[1], sinks[0].grad, {.transpose_a = Transpose::kYes, .accumulate = sinks[0].accumulate});
     if (sinks.size() > 1) ops::ColumnSum(ops, in[0], sinks[1].grad, sinks[1].accumulate);
@@ -57,6 +56,7 @@ void Linear::Backward(StepContext& ctx, const Tensor& x, const Tensor& dy, const
     ctx.WeightGrads({&weight_, &*bias_}, {dy, x}, weight_grad);
   else
     ctx.WeightGrads({&weight_}, {dy, x}, weight_grad);
+  if (dx.defined()) ops::Matmul(ctx.ops(), dy, ctx.Weight(weight_), dx, {.accumulate = accumulate});
 }
 
 void Linear::VisitParams(absl::FunctionRef<void(Param&)> visit) {
@@ -322,17 +322,16 @@ Batch MlpBlock::Backward(StepContext& ctx, Batch dy) {
     hidden = ctx.Live({tokens, gated_ ? 2 * ffn_ : ffn_}, ctx.compute());
     Expand(ctx, x, stats, hidden);
   }
-  Tensor dhidden = ctx.Live({tokens, ffn_}, ctx.compute());
+  const Tensor& dhidden = hidden;  // in place: it is ours
   {
     const Tensor active = ctx.Live({tokens, ffn_}, ctx.compute());
     Activate(ctx, hidden, active);
-    down_.Backward(ctx, active, dy.x, dhidden, Accumulate::kOverwrite);
-  }
-  if (gated_) {
-    ops::SwiGluBwd(ctx.ops(), dhidden, hidden, hidden);  // in place: it is ours
-    dhidden = hidden;
-  } else {
-    ops::GeluBwd(ctx.ops(), dhidden, hidden, dhidden);
+    const Tensor& dactive = active;
+    down_.Backward(ctx, active, dy.x, dactive, Accumulate::kOverwrite);
+    if (gated_)
+      ops::SwiGluBwd(ctx.ops(), dactive, hidden, dhidden);
+    else
+      ops::GeluBwd(ctx.ops(), dactive, hidden, dhidden);
   }
   const Tensor dn = ctx.Live({tokens, width_}, ctx.compute());
   {

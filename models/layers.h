@@ -26,7 +26,7 @@ class Linear {
   explicit Linear(const Options& options);
   // x [T, in], y [T, out]; both may be row-strided.
   void Forward(StepContext& ctx, const Tensor& x, const Tensor& y);
-  // dx (=|+=) dy W; undefined dx: skipped. Contributes the gradients of weight and bias.
+  // Contributes the gradients of weight and bias; then dx (=|+=) dy W, where dx may be x. Undefined dx: skipped.
   void Backward(StepContext& ctx, const Tensor& x, const Tensor& dy, const Tensor& dx, ops::Accumulate accumulate);
   void VisitParams(absl::FunctionRef<void(Param&)> visit);
 

@@ -18,19 +18,15 @@ void Model::CollectState() {
   VisitBuffers([this](Buffer& buffer) { buffers_.push_back(&buffer); });
 }
 
-Recomputed RecomputedBy(const config::ParallelConfig& config) {
-  switch (config.recompute()) {
-    case config::ParallelConfig::NONE:
-      return Recomputed::kNothing;
-    case config::ParallelConfig::MLP:
-      return Recomputed::kMlps;
-    case config::ParallelConfig::BLOCK:
-      return Recomputed::kBlocks;
-  }
-  return Recomputed::kNothing;
+Recomputation RecomputedBy(const config::ParallelConfig& config) {
+  Recomputation recomputed;
+  if (config.recompute() == config::ParallelConfig::MLP) recomputed.what = Recomputed::kMlps;
+  if (config.recompute() == config::ParallelConfig::BLOCK) recomputed.what = Recomputed::kBlocks;
+  if (config.has_recompute_blocks()) recomputed.blocks = config.recompute_blocks();
+  return recomputed;
 }
 
-std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputed recomputed) {
+std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputation recomputed) {
   if (config.has_resnet()) return std::make_unique<ResNet>(config.resnet(), recomputed);
   CHECK(config.has_transformer()) << "a resolved job has a model";
   return std::make_unique<Transformer>(config.transformer(), recomputed);

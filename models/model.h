@@ -1,6 +1,7 @@
 // Model: what a trainer trains. A module that takes a batch's input and adds the losses of its labels.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -37,9 +38,16 @@ class Model : public Module {
 
 // What backward computes again (parallel.proto's Recompute).
 enum class Recomputed : uint8_t { kNothing, kMlps, kBlocks };
-Recomputed RecomputedBy(const config::ParallelConfig& config);
+struct Recomputation {
+  Recomputation(Recomputed what = Recomputed::kNothing, int blocks = std::numeric_limits<int>::max())
+      : what(what), blocks(blocks) {}
+  Recomputed Of(int block) const { return block < blocks ? what : Recomputed::kNothing; }
+  Recomputed what;
+  int blocks;  // of the first this many blocks
+};
+Recomputation RecomputedBy(const config::ParallelConfig& config);
 
 // The model that a resolved `config` names. One table in model.cc.
-std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputed recomputed = Recomputed::kNothing);
+std::unique_ptr<Model> MakeModel(const config::ModelConfig& config, Recomputation recomputed = {});
 
 }  // namespace shoal

@@ -79,12 +79,13 @@ std::vector<StemConv> StemConvs(const ResNetConfig& c) {
 
 bool HasMaxPool(const ResNetConfig& c) { return c.stem() == ResNetConfig::IMAGENET || c.stem() == ResNetConfig::DEEP; }
 
-ResNet::ResNet(const ResNetConfig& config, Recomputed recomputed) : config_(config) {
+ResNet::ResNet(const ResNetConfig& config, Recomputation recomputation) : config_(config) {
   body_.Add("stem", MakeResNetStem(config));
   int64_t features = 0;
+  int index = 0;
   ForEachBlock(config, [&](const BlockShape& shape) {
     auto block = MakeResNetBlock(config, shape);
-    if (recomputed == Recomputed::kBlocks) block = std::make_unique<Recompute>(std::move(block));
+    if (recomputation.Of(index++) == Recomputed::kBlocks) block = std::make_unique<Recompute>(std::move(block));
     body_.Add(shape.name, std::move(block));
     features = shape.out;
   });

@@ -58,7 +58,7 @@ bool HasMaxPool(const config::ResNetConfig& config);
 class ResNet : public Model {
  public:
   // `config` is resolved (ResolveResNet). Recomputed::kBlocks: whole blocks are computed again in backward.
-  ResNet(const config::ResNetConfig& config, Recomputed recomputed);
+  ResNet(const config::ResNetConfig& config, Recomputation recomputation);
   Batch Forward(StepContext& ctx, Batch x) override { return body_.Forward(ctx, std::move(x)); }
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override { body_.VisitParams(visit); }

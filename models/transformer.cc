@@ -19,7 +19,7 @@ std::unique_ptr<Module> ResidualBranch(const config::TransformerConfig& config, 
 
 }  // namespace
 
-Transformer::Transformer(const config::TransformerConfig& config, Recomputed recomputed) : config_(config) {
+Transformer::Transformer(const config::TransformerConfig& config, Recomputation recomputation) : config_(config) {
   auto embedding = std::make_unique<Embedding>(config);
   Param* table = &embedding->tokens();
   body_.Add("embedding", std::move(embedding));
@@ -30,6 +30,7 @@ Transformer::Transformer(const config::TransformerConfig& config, Recomputed rec
   for (int layer = 0; layer < config.layers(); ++layer) {
     const std::string name = absl::StrCat("blocks.", layer);
     auto block = std::make_unique<Seq>();
+    const Recomputed recomputed = recomputation.Of(layer);
     const auto inner = recomputed == Recomputed::kMlps ? MlpBlock::Inner::kRecompute : MlpBlock::Inner::kKeep;
     const std::string attention = name + ".attention", mlp = name + ".mlp";
     block->Add(attention, ResidualBranch(config, attention, std::make_unique<AttentionBlock>(attention, config)));

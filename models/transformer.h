@@ -15,7 +15,7 @@ namespace shoal {
 class Transformer : public Model {
  public:
   // `config` is resolved (ResolveTransformer).
-  explicit Transformer(const config::TransformerConfig& config, Recomputed recomputed = Recomputed::kNothing);
+  explicit Transformer(const config::TransformerConfig& config, Recomputation recomputed = {});
   Batch Forward(StepContext& ctx, Batch x) override;
   Batch Backward(StepContext& ctx, Batch dy) override;
   void VisitParams(absl::FunctionRef<void(Param&)> visit) override;

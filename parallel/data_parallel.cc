@@ -34,9 +34,12 @@ absl::StatusOr<Tensor> FlatBuffer(int64_t elements, DType dtype, DeviceKind devi
 
 struct DataParallel::Buffers {
   struct PerBucket {
-    Tensor weights;   // compute dtype, all elements
-    Tensor grads;     // f32, all elements
-    Tensor owned;     // ZeRO 1: reduced gradients of this rank's run
+    Tensor weights;  // compute dtype, all elements
+    Tensor grads;    // f32, all elements
+    Tensor owned;    // ZeRO 1: reduced gradients of this rank's run
+    // With an arena: what lies under `grads` and `owned`, and the arena's blocks while they are there.
+    std::shared_ptr<Storage> grads_memory, owned_memory;
+    Tensor grads_block, owned_block;
     Tensor masters;   // fp32 of this rank's run; a view of `weights` when compute is fp32 (or f64)
     int waiting = 0;  // parameters not ready yet in the last micro-batch
     WorkPtr work;
@@ -85,7 +88,13 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
   for (const Bucket& bucket : dp->plan_.buckets) {
     auto& buffers = b.buckets.emplace_back();
     SHOAL_ASSIGN_OR_RETURN(buffers.weights, FlatBuffer(bucket.size, options.compute, options.device, "weights"));
-    SHOAL_ASSIGN_OR_RETURN(buffers.grads, FlatBuffer(bucket.size, grad_type, options.device, "gradients"));
+    const auto gradients = [&](int64_t elements, const char* what,
+                               std::shared_ptr<Storage>& memory) -> absl::StatusOr<Tensor> {
+      if (options.arena == nullptr) return FlatBuffer(elements, grad_type, options.device, what);
+      memory = std::make_shared<Storage>(nullptr, elements * DTypeBytes(grad_type), options.device);
+      return Tensor(memory, 0, {elements}, grad_type);
+    };
+    SHOAL_ASSIGN_OR_RETURN(buffers.grads, gradients(bucket.size, "gradients", buffers.grads_memory));
     const auto run = Run(bucket, mesh.rank(), options.zero_stage);
     const int64_t begin = run.first, count = run.second;
     if (options.compute == DType::kBF16) {
@@ -97,7 +106,7 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
     if (options.zero_stage == 0 || mesh.size() == 1) {
       buffers.owned = buffers.grads.Rows(begin, begin + count);
     } else {
-      SHOAL_ASSIGN_OR_RETURN(buffers.owned, FlatBuffer(count, grad_type, options.device, "reduced gradients"));
+      SHOAL_ASSIGN_OR_RETURN(buffers.owned, gradients(count, "reduced gradients", buffers.owned_memory));
     }
     for (size_t i = 0; i < bucket.params.size(); ++i) {
       const Param& param = *dp->params_[bucket.params[i]];
@@ -145,7 +154,27 @@ void DataParallel::InitializeWeights(ThreadPool& pool, uint64_t seed) {
   for (OwnedPiece& piece : buffers_->pieces) InitialValues(pool, *piece.param, seed, piece.begin, piece.master);
 }
 
+void DataParallel::BindGradients(size_t bucket) {
+  auto& buffers = buffers_->buckets[bucket];
+  const auto bind = [&](const Tensor& flat, Storage* memory, Tensor& block) {
+    if (memory == nullptr || block.defined()) return;
+    block = options_.arena->Live(flat.shape(), flat.dtype());
+    memory->Rebind(block.raw());
+  };
+  bind(buffers.grads, buffers.grads_memory.get(), buffers.grads_block);
+  bind(buffers.owned, buffers.owned_memory.get(), buffers.owned_block);
+}
+
+void DataParallel::ReleaseGradients() {
+  for (auto& buffers : buffers_->buckets) {
+    if (buffers.grads_memory != nullptr) buffers.grads_memory->Rebind(nullptr);
+    if (buffers.owned_memory != nullptr) buffers.owned_memory->Rebind(nullptr);
+    buffers.grads_block = buffers.owned_block = Tensor();
+  }
+}
+
 void DataParallel::BeginStep() {
+  ReleaseGradients();
   buffers_->touched.assign(params_.size(), false);
   buffers_->next_bucket = 0;
   measure_ = nullptr;
@@ -163,6 +192,7 @@ Tensor DataParallel::Weight(const Param& param) { return buffers_->weights[param
 GradSink DataParallel::Grad(const Param& param) {
   const bool first = !buffers_->touched[param.id];
   buffers_->touched[param.id] = true;
+  BindGradients(plan_.bucket_of[param.id]);
   return {buffers_->grads[param.id], first ? ops::Accumulate::kOverwrite : ops::Accumulate::kAdd};
 }
 
@@ -192,6 +222,7 @@ void DataParallel::StartReady() {
 }
 
 absl::Status DataParallel::FinishReductions() {
+  for (size_t i = 0; i < plan_.buckets.size(); ++i) BindGradients(i);
   if (options_.device == DeviceKind::kMeta) return absl::OkStatus();
   for (const Param* param : params_) {
     if (buffers_->touched[param->id]) continue;

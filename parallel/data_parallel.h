@@ -3,9 +3,10 @@
 //
 // Weights are whole on every rank, in compute dtype, one flat buffer per bucket (Weight() is a view). Gradients are
 // f32, one flat buffer per bucket, summed over micro-batches and then over ranks (SUM: the loss is already divided by
-// the global token count). ZeRO 0: buckets are all-reduced and every rank owns all masters. ZeRO 1 (arXiv 1910.02054):
-// buckets are reduce-scattered, each rank owns and updates its pieces, weights are all-gathered. Reductions sum in rank
-// order, so both stages give the same bits. In f64 (gradient equality tests) everything is f64.
+// the global token count). With an arena they are there from a bucket's first contribution to ReleaseGradients, in the
+// memory that activations leave. ZeRO 0: buckets are all-reduced and every rank owns all masters. ZeRO 1 (arXiv
+// 1910.02054): buckets are reduce-scattered, each rank owns and updates its pieces, weights are all-gathered.
+// Reductions sum in rank order, so both stages give the same bits. In f64 (gradient equality tests) everything is f64.
 #pragma once
 
 #include <functional>
@@ -17,6 +18,7 @@
 #include "parallel/sharder.h"
 #include "parallel/state.h"
 #include "runtime/module/param.h"
+#include "runtime/tensor/arena.h"
 
 namespace shoal {
 
@@ -27,6 +29,7 @@ struct DataParallelOptions {
   ShardGranularity granularity = ShardGranularity::kElement;
   std::vector<double> update_cost = {};  // by Param::id; see ShardRequest::cost
   DeviceKind device = DeviceKind::kCpu;  // kMeta: no memory (plans)
+  Arena* arena = nullptr;  // of the step, holds its gradients; not owned. Null: they have their own memory
 };
 
 // What this rank updates: elements [begin, end) of a flattened parameter, f32, 1-D views into flat buffers. With fp32
@@ -35,7 +38,7 @@ struct OwnedPiece {
   const Param* param = nullptr;
   int64_t begin = 0, end = 0;
   Tensor master;
-  Tensor grad;
+  Tensor grad;  // without memory outside a step that has an arena
 };
 
 class DataParallel : public ParamSource, public Stateful {
@@ -51,7 +54,7 @@ class DataParallel : public ParamSource, public Stateful {
   void InitializeWeights(uint64_t seed);  // on the calling thread alone
 
   // --- One step: BeginStep; per micro-batch BeginMicroBatch, backward; FinishReductions; update pieces();
-  // PublishWeights.
+  // ReleaseGradients; PublishWeights.
   void BeginStep();
   // After BeginStep: own_squares() of this step will be the squared norm of this rank's own gradient, before
   // reductions.
@@ -66,6 +69,8 @@ class DataParallel : public ParamSource, public Stateful {
   // errors.
   absl::Status FinishReductions();
   absl::Span<OwnedPiece> pieces();
+  // Gives the arena its memory back: gradients are gone. BeginStep does it, too.
+  void ReleaseGradients();
   // Masters -> weights in compute dtype; ZeRO 1 gathers them from their owners. Communication errors.
   absl::Status PublishWeights(ThreadPool& pool);
 
@@ -83,6 +88,7 @@ class DataParallel : public ParamSource, public Stateful {
  private:
   DataParallel(std::vector<const Param*> params, Mesh& mesh, DataParallelOptions options);
   void StartReady();
+  void BindGradients(size_t bucket);
   std::vector<const Param*> params_;
   Mesh& mesh_;
   DataParallelOptions options_;

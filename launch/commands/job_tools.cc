@@ -68,13 +68,14 @@ int RunPlan(const JobArgs& args, int ranks) {
             << absl::StrFormat("memory of one of %d ranks, largest micro-batch of %d %s:\n", ranks, p.micro_rows,
                                job->model().has_transformer() ? "tokens" : "images");
   line("weights", p.weights);
-  line("gradients", p.gradients);
   line("fp32 masters", p.masters);
   line("optimizer state", p.optimizer);
   if (p.noise > 0) line("gradients before a micro-batch", p.noise);
   if (p.averages > 0) line("averages of weights", p.averages);
   line("activations (saved for backward)", p.saved);
   line("activations (peak)", p.activations);
+  line("gradients", p.gradients);
+  line("of these two at once, by turns", p.step);
   line("reductions receive into", p.communication);
   line("copy for checkpoints", p.checkpoint);
   line("program", p.program);

@@ -73,7 +73,7 @@ void RmsNormBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor&
 enum class Direction : uint8_t { kForward, kBackward };
 void Rope(OpContext& ctx, const Tensor& x, const Tensor& positions, float theta, Direction direction);
 
-// GELU, tanh form of GPT-2: y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). y may alias x. dx may alias dy.
+// GELU, tanh form of GPT-2: y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). y may alias x. dx may alias dy or x.
 void GeluFwd(OpContext& ctx, const Tensor& x, const Tensor& y);
 void GeluBwd(OpContext& ctx, const Tensor& dy, const Tensor& x, const Tensor& dx);
 // SwiGLU: y_TF = silu(gate) * up with gate_up_T2F = [gate | up] in each row. d_gate_up may alias gate_up.

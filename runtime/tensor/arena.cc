@@ -16,24 +16,37 @@ int64_t RoundUp(int64_t n) { return (std::max<int64_t>(n, 1) + kAlign - 1) / kAl
 
 }  // namespace
 
-// Blocks of the live side by distance from the top: [start, start + bytes). Shared with the blocks' deleters, so that a
-// Tensor may outlive the arena's last use of it.
+// Blocks of the live side by address. Shared with the blocks' deleters, so that a Tensor may outlive the arena's last
+// use of it.
 struct Arena::LiveSide {
   std::map<int64_t, int64_t> blocks;  // start -> bytes
-  int64_t Place(int64_t bytes) {      // first fit
-    int64_t at = 0;
-    for (const auto& [start, size] : blocks) {
-      if (start - at >= bytes) break;
-      at = start + size;
+
+  // First fit from `ceiling` down to `floor`; -1 when there is no room. No block reaches over `ceiling`.
+  int64_t Place(int64_t bytes, int64_t floor, int64_t ceiling) {
+    int64_t end = ceiling;
+    for (auto block = blocks.lower_bound(ceiling); block != blocks.begin();) {
+      --block;
+      const int64_t block_end = block->first + block->second;
+      if (block_end <= floor || end - block_end >= bytes) break;
+      end = block->first;
     }
-    blocks.emplace(at, bytes);
-    return at;
+    if (end - bytes < floor) return -1;
+    blocks.emplace(end - bytes, bytes);
+    return end - bytes;
   }
-  int64_t Extent() const { return blocks.empty() ? 0 : blocks.rbegin()->first + blocks.rbegin()->second; }
+  // Start of the lowest block in [floor, ceiling); `ceiling` when there is none.
+  int64_t Lowest(int64_t floor, int64_t ceiling) const {
+    const auto block = blocks.lower_bound(floor);
+    return block == blocks.end() ? ceiling : std::min(block->first, ceiling);
+  }
 };
 
 Arena::Arena(void* base, int64_t capacity, DeviceKind device)
-    : base_(static_cast<char*>(base)), capacity_(capacity), device_(device), live_(std::make_shared<LiveSide>()) {
+    : base_(static_cast<char*>(base)),
+      capacity_(capacity),
+      device_(device),
+      top_(capacity),
+      live_(std::make_shared<LiveSide>()) {
   const DeviceKind kind = device;
   std::shared_ptr<void> mapping;
   if (base != nullptr) mapping = std::shared_ptr<void>(base, [capacity](void* p) { munmap(p, capacity); });
@@ -56,9 +69,11 @@ absl::StatusOr<std::unique_ptr<Arena>> Arena::Create(int64_t capacity, DeviceKin
   return std::unique_ptr<Arena>(new Arena(base, capacity, device));
 }
 
+int64_t Arena::live_bytes() const { return top_ - live_->Lowest(0, top_) + capacity_ - live_->Lowest(top_, capacity_); }
+
 void Arena::NotePeak() {
-  frame_peak_ = std::max(frame_peak_, bottom_);
-  peak_ = std::max(peak_, bottom_ + live_->Extent());
+  frame_peak_ = std::max(frame_peak_, frame_bytes());
+  peak_ = std::max(peak_, frame_bytes() + live_bytes());
 }
 
 void Arena::ResetPeak() {
@@ -71,42 +86,46 @@ void Arena::Rewind(int64_t mark) {
   bottom_ = mark;
 }
 
+void Arena::Fit(int64_t bytes) {
+  CHECK(bottom_ == 0 && live_->blocks.empty()) << "an arena is fitted between steps";
+  top_ = std::clamp<int64_t>(RoundUp(bytes), kAlign, capacity_);
+  if (base_ == nullptr) return;
+  constexpr int64_t kPage = 1 << 12;
+  const int64_t begin = (top_ + kPage - 1) / kPage * kPage;
+  if (begin < capacity_) madvise(base_ + begin, capacity_ - begin, MADV_DONTNEED);
+}
+
+void Arena::Full(const Shape& shape, DType dtype) const {
+  throw StepAborted(absl::ResourceExhaustedError(
+      absl::StrCat("activations do not fit: frames ", HumanBytes(static_cast<double>(frame_bytes())), " + live values ",
+                   HumanBytes(static_cast<double>(live_bytes())), " + ", ShapeString(shape), " ", DTypeName(dtype),
+                   " > ", HumanBytes(static_cast<double>(capacity_)), "; lower micro_batch or turn recompute on")));
+}
+
 Tensor Arena::Frame(Shape shape, DType dtype) {
   const int64_t bytes = RoundUp(NumElements(shape) * DTypeBytes(dtype));
-  if (bottom_ + bytes + live_->Extent() > capacity_) {
-    throw StepAborted(absl::ResourceExhaustedError(
-        absl::StrCat("activations do not fit: frames ", HumanBytes(static_cast<double>(bottom_)), " + live values ",
-                     HumanBytes(static_cast<double>(live_->Extent())), " + ", ShapeString(shape), " ", DTypeName(dtype),
-                     " > ", HumanBytes(static_cast<double>(capacity_)), "; lower micro_batch or turn recompute on")));
+  int64_t at = bottom_;
+  if (at <= top_ && at + bytes > live_->Lowest(0, top_)) {
+    low_end_ = low_frames();
+    at = top_;
   }
-  Tensor out(whole_, bottom_, std::move(shape), dtype);
-  bottom_ += bytes;
+  if (at >= top_ && at + bytes > live_->Lowest(top_, capacity_)) Full(shape, dtype);
+  Tensor out(whole_, at, std::move(shape), dtype);
+  bottom_ = at + bytes;
+  if (at < top_) low_end_ = bottom_;
   NotePeak();
   return out;
 }
 
 Tensor Arena::Live(Shape shape, DType dtype) {
   const int64_t bytes = RoundUp(NumElements(shape) * DTypeBytes(dtype));
-  const int64_t start = live_->Place(bytes);
-  if (bottom_ + live_->Extent() > capacity_) {
-    live_->blocks.erase(start);
-    throw StepAborted(absl::ResourceExhaustedError(
-        absl::StrCat("activations do not fit: frames ", HumanBytes(static_cast<double>(bottom_)), " + live values ",
-                     HumanBytes(static_cast<double>(live_->Extent())), " + ", ShapeString(shape), " ", DTypeName(dtype),
-                     " > ", HumanBytes(static_cast<double>(capacity_)), "; lower micro_batch or turn recompute on")));
-  }
+  int64_t start = live_->Place(bytes, low_frames(), top_);
+  if (start < 0) start = live_->Place(bytes, top_ + high_frames(), capacity_);
+  if (start < 0) Full(shape, dtype);
   NotePeak();
-  char* data = base_ == nullptr ? nullptr : base_ + capacity_ - start - bytes;
+  char* data = base_ == nullptr ? nullptr : base_ + start;
   std::shared_ptr<void> release(nullptr, [live = live_, whole = whole_, start](void*) { live->blocks.erase(start); });
   return Tensor(std::make_shared<Storage>(data, bytes, device_, std::move(release)), 0, std::move(shape), dtype);
-}
-
-void Arena::Trim() {
-  if (base_ == nullptr) return;
-  constexpr int64_t kPage = 1 << 12;
-  const int64_t begin = (bottom_ + kPage - 1) / kPage * kPage;
-  const int64_t end = (capacity_ - live_->Extent()) / kPage * kPage;
-  if (end > begin) madvise(base_ + begin, end - begin, MADV_DONTNEED);
 }
 
 }  // namespace shoal

@@ -23,12 +23,14 @@ enum class DeviceKind : uint8_t { kCpu, kCuda, kMeta };
 // Bytes of one allocation. Owned by whoever gave `release`; a Tensor keeps its Storage alive.
 class Storage {
  public:
-  // `data` may be null only for kMeta. `release(data)` runs at the end, if given.
+  // `data` may be null for kMeta, and until Rebind.
   Storage(void* data, int64_t bytes, DeviceKind device, std::shared_ptr<void> keep_alive = nullptr)
       : data_(data), bytes_(bytes), device_(device), keep_alive_(std::move(keep_alive)) {}
   void* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
   DeviceKind device() const { return device_; }
+  // Other memory under all tensors of this storage; null: none for now. Nobody may be reading or writing it.
+  void Rebind(void* data) { data_ = data; }
 
  private:
   void* data_;

@@ -90,13 +90,15 @@ TEST(Config, ImpossibleCombinationsCarryTheirPlace) {
   ConfigErrors errors;
   ParseTextConfig(
       "model { transformer { layers: 2 width: 100\n heads: 3 } }\nduration { steps: 0 }\nruntime { device: CUDA "
-      "}\nmicro_batch { tokens: 10 }",
+      "}\nmicro_batch { tokens: 10 } parallel { recompute_blocks: 2 }",
       "f", loaded.job, errors, loaded.places);
   const std::string message(ResolveJob(loaded, 1).status().message());
   EXPECT_THAT(message, HasSubstr("f:2:2: model.transformer.heads is 3 and width is 100"));
   EXPECT_THAT(message, HasSubstr("f:3:1: duration is 0"));
   EXPECT_THAT(message, HasSubstr("f:4:11: runtime.device is CUDA, but this build has no CUDA back end"));
   EXPECT_THAT(message, HasSubstr("micro_batch.tokens is 10 and data.max_tokens is 1024"));
+  EXPECT_THAT(message,
+              HasSubstr("parallel.recompute_blocks is given and parallel.recompute is NONE; set it to MLP or"));
   EXPECT_THAT(message, HasSubstr("global_batch is not given"));
   EXPECT_THAT(message, HasSubstr("data.dataset is not given"));
 }

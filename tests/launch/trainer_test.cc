@@ -118,6 +118,7 @@ TEST_F(TrainerTest, AnyLayoutEqualsTheOneRankRun) {
   EXPECT_EQ(Run(Job(), 1, "", 3).weights, one.weights);
   EXPECT_EQ(Run(Job({"parallel.recompute=BLOCK"}), 1).weights, one.weights);
   EXPECT_EQ(Run(Job({"parallel.recompute=MLP"}), 1).weights, one.weights);
+  EXPECT_EQ(Run(Job({"parallel.recompute=MLP", "parallel.recompute_blocks=1"}), 1).weights, one.weights);
   EXPECT_EQ(Run(Job({"parallel.zero=0", "optim.clip_norm=0"}), 2).weights, Run(Job({"optim.clip_norm=0"}), 2).weights);
 }
 

@@ -145,16 +145,21 @@ void FakeBackward(const std::vector<Param>& params, int rank, int micros, DataPa
   }
 }
 
+enum class Gradients : uint8_t { kOwnMemory, kInArena };
+
 // Two steps of w -= 0.1 g with made-up gradients; the weights of every rank afterwards.
-std::vector<std::vector<float>> Train(int ranks, int zero, int micros, DType compute) {
+std::vector<std::vector<float>> Train(int ranks, int zero, int micros, DType compute,
+                                      Gradients gradients = Gradients::kOwnMemory) {
   const auto params = SomeParams();
   std::vector<std::vector<float>> weights(ranks);
   const absl::Status status = RunThreadRanks(ranks, {}, [&](int rank, Communicator& world) -> absl::Status {
     SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
     std::vector<const Param*> pointers;
     for (const Param& p : params) pointers.push_back(&p);
-    SHOAL_ASSIGN_OR_RETURN(
-        auto dp, DataParallel::Create(pointers, *mesh, {.zero_stage = zero, .compute = compute, .bucket_bytes = 4096}));
+    SHOAL_ASSIGN_OR_RETURN(const auto arena, Arena::Create(1 << 22, DeviceKind::kCpu));
+    DataParallelOptions options{.zero_stage = zero, .compute = compute, .bucket_bytes = 4096};
+    if (gradients == Gradients::kInArena) options.arena = arena.get();
+    SHOAL_ASSIGN_OR_RETURN(auto dp, DataParallel::Create(pointers, *mesh, options));
     ThreadPool pool(1);
     dp->InitializeWeights(pool, 5);
     for (int step = 0; step < 2; ++step) {
@@ -164,6 +169,16 @@ std::vector<std::vector<float>> Train(int ranks, int zero, int micros, DType com
       for (OwnedPiece& piece : dp->pieces()) {
         for (int64_t e = 0; e < piece.master.size(); ++e)
           piece.master.data<float>()[e] -= 0.1f * piece.grad.data<float>()[e];
+      }
+      dp->ReleaseGradients();
+      if (gradients == Gradients::kInArena) {
+        EXPECT_GE(arena->peak(), dp->grad_bytes());
+        EXPECT_LE(arena->peak(), dp->grad_bytes() + 64 * 2 * static_cast<int64_t>(dp->plan().buckets.size()));
+        arena->Fit(arena->peak());  // nothing is left in it
+        const Tensor other = arena->Frame({arena->peak()}, DType::kU8);
+        std::memset(other.raw(), 0xff, static_cast<size_t>(other.bytes()));
+        arena->Rewind(0);
+        arena->ResetPeak();
       }
       SHOAL_RETURN_IF_ERROR(dp->PublishWeights(pool));
     }
@@ -221,6 +236,15 @@ TEST(DataParallel, MeasuresTheOwnGradientBeforeItIsReduced) {
       return absl::OkStatus();
     });
     EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
+TEST(DataParallel, GradientsMayBorrowTheArenasMemory) {
+  for (const int zero : {0, 1}) {
+    for (const int ranks : {1, 3}) {
+      EXPECT_EQ(Train(ranks, zero, 2, DType::kF32, Gradients::kInArena), Train(ranks, zero, 2, DType::kF32))
+          << ranks << " ranks, stage " << zero;
+    }
   }
 }
 

@@ -72,6 +72,59 @@ TEST(Arena, FullIsAnErrorThatSaysWhatToDo) {
   EXPECT_TRUE(arena->Live({1 << 18}, DType::kF32).defined()) << "and the arena goes on";
 }
 
+TEST(Arena, FittedFramesAndLiveValuesTakeTurns) {
+  for (const DeviceKind device : {DeviceKind::kCpu, DeviceKind::kMeta}) {
+    auto arena = Arena::Create(1 << 22, device).value();
+    arena->Fit(8 * 4096);
+    EXPECT_EQ(arena->fitted(), 8 * 4096);
+    std::vector<int64_t> marks;
+    std::vector<Tensor> frames, live;
+    for (int i = 0; i < 7; ++i) {
+      marks.push_back(arena->FrameMark());
+      frames.push_back(arena->Frame({1024}, DType::kF32));
+    }
+    for (int i = 6; i >= 0; --i) {
+      live.push_back(arena->Live({1024}, DType::kF32));
+      frames.pop_back();
+      arena->Rewind(marks[i]);
+    }
+    EXPECT_EQ(arena->peak(), arena->fitted());
+    if (device == DeviceKind::kCpu) {
+      for (int i = 1; i < 7; ++i) EXPECT_EQ(live[i].data<float>() + 1024, live[i - 1].data<float>()) << "one by one";
+    }
+  }
+}
+
+TEST(Arena, WhatDoesNotFitLiesAbove) {
+  auto arena = Arena::Create(1 << 22, DeviceKind::kCpu).value();
+  arena->Fit(4 * 4096);
+  const auto fill = [](const Tensor& t, float value) {
+    for (float& x : t.span<float>()) x = value;
+    return t;
+  };
+  {
+    const Tensor kept = fill(arena->Live({2048}, DType::kF32), 1);
+    const int64_t outer = arena->FrameMark();
+    const Tensor low = fill(arena->Frame({1024}, DType::kF32), 2);
+    const int64_t inner = arena->FrameMark();
+    const Tensor high = fill(arena->Frame({2048}, DType::kF32), 3);  // would run into `kept`
+    const Tensor small = fill(arena->Live({1024}, DType::kF32), 4);  // fits between `low` and `kept`
+    const Tensor large = fill(arena->Live({2048}, DType::kF32), 5);  // fits nowhere below
+    EXPECT_EQ(arena->frame_bytes(), 3 * 4096);
+    EXPECT_EQ(arena->peak(), 8 * 4096);
+    float value = 1;
+    for (const Tensor& t : {kept, low, high, small, large}) {
+      for (const float x : t.span<float>()) ASSERT_EQ(x, value);
+      ++value;
+    }
+    arena->Rewind(inner);
+    EXPECT_EQ(arena->frame_bytes(), 4096);
+    arena->Rewind(outer);
+  }
+  arena->Fit(arena->peak());
+  EXPECT_EQ(arena->fitted(), 8 * 4096);
+}
+
 TEST(Arena, LiveTensorsMayOutliveIt) {
   Tensor survivor;
   {
