@@ -8,6 +8,8 @@
 #include "absl/status/status.h"
 #include "launch/experiment/sweep.h"
 #include "launch/launcher.h"
+#include "launch/trainer.h"
+#include "parallel/checkpoint/checkpoint_reader.h"
 
 namespace shoal {
 
@@ -21,6 +23,7 @@ struct TrainArgs {
   std::string run_dir;  // empty: runs/<name>
   int local_ranks = 0;  // 0: the launcher's, or one
   std::vector<std::string> resume_with;
+  ResetOptimizer reset_optimizer = ResetOptimizer::kNo;
 };
 int RunTrain(const TrainArgs& args);
 int RunValidate(const JobArgs& args);
@@ -36,9 +39,10 @@ struct SampleArgs {
   std::optional<int> tokens, top_k;
   std::optional<double> temperature, top_p;
   std::optional<uint64_t> seed;
+  Weights weights = Weights::kAverages;
 };
 int RunSample(const SampleArgs& args);
-int RunEval(const std::string& run, int64_t max_tokens);
+int RunEval(const std::string& run, int64_t max_tokens, Weights weights);
 
 struct ExperimentArgs {
   SweepArgs sweep;
@@ -64,7 +68,7 @@ int RunDataInfo(const std::string& path);
 enum class InspectMode : uint8_t { kTensors, kSpectra };
 int RunInspect(const std::vector<std::string>& runs, InspectMode mode);
 int RunDiff(const std::string& a, const std::string& b);
-int RunConvert(const std::string& from, const std::string& to);
+int RunConvert(const std::string& from, const std::string& to, Weights weights);
 // Empty `out`: report.html of the run, or beside the first of several.
 int RunReport(std::vector<std::string> runs, std::string out);
 int RunStop(const std::string& run);

@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "optim/optimizer.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/str.h"
 
@@ -453,6 +454,15 @@ bool AffectsResults(const std::string& field) {
 
 }  // namespace
 
+namespace {
+
+bool Accepts(absl::Span<const std::string> accepted, const std::string& field) {
+  return std::any_of(accepted.begin(), accepted.end(),
+                     [&](const std::string& name) { return field == name || absl::StartsWith(field, name + "."); });
+}
+
+}  // namespace
+
 std::vector<std::string> ResultChanges(const config::Job& before, const config::Job& now,
                                        absl::Span<const std::string> accepted) {
   std::map<std::string, std::string> a, b;
@@ -462,10 +472,14 @@ std::vector<std::string> ResultChanges(const config::Job& before, const config::
   for (const auto& [name, value] : a) names.insert(name);
   for (const auto& [name, value] : b) names.insert(name);
   std::vector<std::string> changes;
+  const std::string then = OptimizerName(before.optim()), kind = OptimizerName(now.optim());
+  if (then != kind && std::find(accepted.begin(), accepted.end(), "optim.kind") == accepted.end()) {
+    changes.push_back(
+        absl::StrCat("optim.kind: ", then, " -> ", kind, ", whose moments only --reset_optimizer starts anew"));
+  }
   for (const std::string& name : names) {
     const std::string old = a.count(name) > 0 ? a[name] : "unset", fresh = b.count(name) > 0 ? b[name] : "unset";
-    if (old == fresh || !AffectsResults(name) || std::find(accepted.begin(), accepted.end(), name) != accepted.end())
-      continue;
+    if (old == fresh || !AffectsResults(name) || Accepts(accepted, name)) continue;
     changes.push_back(absl::StrCat(name, ": ", old, " -> ", fresh));
   }
   return changes;

@@ -53,7 +53,8 @@ absl::StatusOr<LoadedJob> LoadJob(const std::string& path, absl::Span<const std:
 // Deterministic text of a resolved job.
 std::string JobText(const config::Job& job);
 // "field: old -> new" of every field that differs and affects results (logging, checkpoints, debugging and prefetching
-// do not), except those named in `accepted`.
+// do not), except those named in `accepted` or below a group that is. Another optimizer is "optim.kind: old -> new";
+// only that name accepts it.
 std::vector<std::string> ResultChanges(const config::Job& before, const config::Job& now,
                                        absl::Span<const std::string> accepted);
 

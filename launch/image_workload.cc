@@ -48,8 +48,8 @@ class ImageWorkload : public Workload {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<StepInputs> Next() override {
-    SHOAL_ASSIGN_OR_RETURN(const StepImages* step, loader_->Next(job_.global_batch().images()));
+  absl::StatusOr<StepInputs> Next(int64_t batch) override {
+    SHOAL_ASSIGN_OR_RETURN(const StepImages* step, loader_->Next(batch));
     StepInputs inputs{step->next_position, step->global_images, {}, {}};
     for (const ImageMicroBatch& micro : step->micro) inputs.micro.push_back(ToBatch(micro));
     return inputs;

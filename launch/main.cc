@@ -63,8 +63,12 @@ int main(int argc, char** argv) {
   train->add_option("--local-ranks", train_args.local_ranks, "thread ranks of this process: single-node debug mode")
       ->check(CLI::PositiveNumber);
   train
-      ->add_option("--resume-with", train_args.resume_with, "accept that this field differs from the run's first start")
+      ->add_option("--resume-with", train_args.resume_with,
+                   "accept that this field (or group of fields) differs from the run's first start")
       ->delimiter(',');
+  train->add_flag_function(
+      "--reset-optimizer", [&train_args](int64_t) { train_args.reset_optimizer = shoal::ResetOptimizer::kYes; },
+      "resume with the optimizer's moments anew, so that optim may change; weights and position stay");
   const auto alias = [&train_args, train](const char* flag, const std::string& field, const char* help) {
     train->add_option_function<std::string>(
         flag, [&train_args, field](const std::string& value) { train_args.job.sets.push_back(field + "=" + value); },
@@ -79,16 +83,27 @@ int main(int argc, char** argv) {
              "search every output and gradient for NaN and infinity (debug.check_numerics)");
   alias_flag("--overfit-one-batch", "debug.overfit_one_batch",
              "train on the first batch only (debug.overfit_one_batch)");
+  alias_flag("--skip-bad-images", "data.images.skip_bad_images",
+             "leave unreadable images out instead of stopping (data.images.skip_bad_images)");
   alias("--grad-check", "debug.grad_check",
         "check gradients of parameters that match this expression before training (debug.grad_check)");
   train->callback([&] { code = shoal::RunTrain(train_args); });
 
+  using shoal::Weights;
+  const auto add_no_ema = [](CLI::App* command, Weights* weights) {
+    command->add_flag_function(
+        "--no-ema", [weights](int64_t) { *weights = Weights::kTrained; },
+        "the weights that training goes on with, where the run has averages of them (optim.ema)");
+  };
+
   std::string eval_run;
+  Weights eval_weights = Weights::kAverages, convert_weights = Weights::kAverages;
   int64_t eval_tokens = 0;
   auto* eval = app.add_subcommand("eval", "held-out loss of a run's best checkpoint, or of a named one");
   eval->add_option("run", eval_run, "run directory or checkpoint")->required();
   eval->add_option("--max-tokens", eval_tokens, "held-out tokens to look at; 0: all");
-  eval->callback([&] { code = shoal::RunEval(eval_run, eval_tokens); });
+  add_no_ema(eval, &eval_weights);
+  eval->callback([&] { code = shoal::RunEval(eval_run, eval_tokens, eval_weights); });
 
   shoal::SampleArgs sample_args;
   auto* sample = app.add_subcommand("sample", "text from a run's best checkpoint, or from a named one");
@@ -99,6 +114,7 @@ int main(int argc, char** argv) {
   sample->add_option("--top-k", sample_args.top_k, "only the k likeliest; 0: all");
   sample->add_option("--top-p", sample_args.top_p, "only the likeliest that together reach p");
   sample->add_option("--seed", sample_args.seed, "equal seeds give equal text");
+  add_no_ema(sample, &sample_args.weights);
   sample->callback([&] { code = shoal::RunSample(sample_args); });
 
   auto* data = app.add_subcommand("data", "make and look at datasets");
@@ -190,7 +206,8 @@ int main(int argc, char** argv) {
   convert->add_option("from", convert_from, "run directory, checkpoint, or Hugging Face folder")->required();
   convert->add_option("to", convert_to, "FILE.safetensors in Shoal's names, or else a folder for transformers")
       ->required();
-  convert->callback([&] { code = shoal::RunConvert(convert_from, convert_to); });
+  add_no_ema(convert, &convert_weights);
+  convert->callback([&] { code = shoal::RunConvert(convert_from, convert_to, convert_weights); });
 
   std::string stop_run, diff_a, diff_b, report_out, hang_run;
   std::vector<std::string> inspect_runs, report_runs;

@@ -7,8 +7,10 @@
 #include <memory>
 
 #include "comm/world.h"
+#include "launch/batch_control.h"
 #include "launch/model_setup.h"
 #include "launch/optimizer_setup.h"
+#include "optim/ema.h"
 #include "optim/optimizer_state.h"
 #include "parallel/data_parallel.h"
 #include "runtime/module/step_context.h"
@@ -57,6 +59,10 @@ class DryRun {
   DataParallel& dp() { return *dp_; }
   const Arena& arena() const { return *arena_; }
   OptimizerState& state() { return *state_; }
+  int64_t AverageBytes() {
+    if (!job_.optim().has_ema()) return 0;
+    return WeightEma(job_.optim().ema(), dp_->pieces(), model_->buffers(), DeviceKind::kMeta).bytes();
+  }
   Mesh& mesh() { return *mesh_; }
 
  private:
@@ -79,12 +85,14 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   p.gradients = dry.dp().grad_bytes();
   p.masters = dry.dp().master_bytes();
   p.optimizer = dry.state().bytes();
+  p.noise = BatchControl(job, ranks, dry.state().grads(), DeviceKind::kMeta).bytes();
+  p.averages = dry.AverageBytes();
   for (const Bucket& bucket : dry.dp().plan().buckets) {
     // The pieces of all other ranks; reductions run one after the other.
     p.communication = std::max(p.communication, bucket.counts[0] * 4 * (ranks - 1));
   }
   if (checkpoints == Checkpoints::kYes) {
-    p.checkpoint = p.optimizer;
+    p.checkpoint = p.optimizer + p.averages;
     for (const OptimizerPiece& piece : dry.state().pieces()) p.checkpoint += piece.master.size() * 4;
   }
   const BatchShape largest = LargestMicroBatch(job, ranks);
@@ -94,7 +102,7 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   DryRun whole(job, ranks, DryRun::Gradients::kInArena);
   whole.dp().BeginStep();
   whole.ForwardBackward(largest, nullptr);
-  if (FullBatch(job, ranks).size() > 1) whole.ForwardBackward(largest, nullptr);
+  if (FullBatch(job, ranks).size() > 1 || job.optim().has_batch_growth()) whole.ForwardBackward(largest, nullptr);
   const absl::Status finished = whole.dp().FinishReductions();
   CHECK(finished.ok()) << finished;
   p.step = whole.arena().peak();
@@ -116,7 +124,7 @@ CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShap
 std::map<std::string, double> StepTraffic(const DataParallel& dp, const OptimizerState& state, const Mesh& mesh) {
   const bool alone = mesh.size() == 1;
   return {{"reduce", alone ? 0.0 : static_cast<double>(dp.grad_bytes())},
-          {"scalars", alone ? 0.0 : 8.0 * (4 + mesh.size())},
+          {"scalars", alone ? 0.0 : 8.0 * (7 + mesh.size())},
           {"optimizer", static_cast<double>(state.update_bytes())},
           {"publish", alone && dp.master_bytes() == 0 ? 0.0 : static_cast<double>(dp.weight_bytes())}};
 }

@@ -20,6 +20,8 @@ namespace shoal {
 
 struct Prediction {
   int64_t weights = 0, gradients = 0, masters = 0, optimizer = 0;  // bytes this rank holds
+  int64_t noise = 0;     // gradients as they were before a micro-batch, where noise is measured between a lone rank's
+  int64_t averages = 0;  // of weights and statistics (optim.ema)
   int64_t activations = 0;    // frames, live values and workspace of the largest micro-batch
   int64_t saved = 0;          // of these, what forward keeps for backward
   int64_t step = 0;           // gradients and activations together: they take turns in the arena, whose peak this is
@@ -27,7 +29,9 @@ struct Prediction {
   int64_t communication = 0;  // what the largest reduction receives into
   int64_t checkpoint = 0;     // the copy of the state that a checkpoint is written from
   int64_t micro_rows = 0;     // tokens or images of the largest micro-batch
-  int64_t total() const { return weights + masters + optimizer + step + communication + checkpoint + program; }
+  int64_t total() const {
+    return weights + masters + optimizer + noise + averages + step + communication + checkpoint + program;
+  }
 };
 // `job` is resolved. kNo: a run that leaves no checkpoints (benchmarks).
 enum class Checkpoints : uint8_t { kNo, kYes };

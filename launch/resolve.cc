@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "launch/batch_control.h"
 #include "launch/image_workload.h"
 #include "launch/optimizer_setup.h"
 #include "models/resnet_spec.h"
@@ -75,6 +76,8 @@ void CheckDuration(Checker& check, const char* field, const config::Duration& d,
 
 // Data and model of a transformer.
 void ResolveText(config::Job& job, Checker& check) {
+  if (job.data().has_images())
+    check.Add("data.images is for image models; a transformer trains on data.dataset { path: \"PREFIX\" }");
   if (job.data().max_tokens() < 1)
     check.Add(absl::StrCat("data.max_tokens is ", job.data().max_tokens(), "; it needs 1 or more"));
   if (job.data().held_out() < 0 || job.data().held_out() >= 1)
@@ -167,12 +170,17 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     check.Add("duration is not given; write duration { steps: 1000 }");
   else
     CheckDuration(check, "duration", job.duration(), job.model());
+  if (job.debug().overfit_one_batch() && (job.duration().has_samples() || job.duration().has_epochs()))
+    check.Add("duration is in samples or epochs, which debug.overfit_one_batch never gets on with; give steps");
   if (job.optim().schedule().has_warmup())
     CheckDuration(check, "optim.schedule.warmup", job.optim().schedule().warmup(), job.model());
   if (job.checkpoint().has_every()) CheckDuration(check, "checkpoint.every", job.checkpoint().every(), job.model());
   if (job.eval().has_every()) CheckDuration(check, "eval.every", job.eval().every(), job.model());
-  if (job.optim().has_ema()) check.Add("optim.ema is not supported by this build's trainer");
-  if (job.optim().has_batch_growth()) check.Add("optim.batch_growth is not supported by this build's trainer");
+  const auto& ema = job.optim().ema();
+  if (job.optim().has_ema() && ema.horizon_case() == config::EmaConfig::HORIZON_NOT_SET)
+    check.Add("optim.ema names no horizon; write optim.ema { decay: 0.999 } or { half_life { epochs: 0.1 } }");
+  if (ema.has_half_life()) CheckDuration(check, "optim.ema.half_life", ema.half_life(), job.model());
+  if (job.has_global_batch()) check.AddAll(CheckBatchGrowth(job, ranks));
   const double final_ratio = job.optim().schedule().final_ratio();
   if (final_ratio < 0 || final_ratio > 1)
     check.Add(absl::StrCat("optim.schedule.final_ratio is ", final_ratio, "; it lies in [0, 1]"));

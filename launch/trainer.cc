@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "comm/clock.h"
+#include "launch/batch_control.h"
 #include "launch/calibration.h"
 #include "launch/console.h"
 #include "launch/grad_check.h"
@@ -27,6 +28,7 @@
 #include "launch/workload.h"
 #include "models/model.h"
 #include "models/weights_file.h"
+#include "optim/ema.h"
 #include "optim/guard.h"
 #include "optim/optimizer_state.h"
 #include "optim/schedule.h"
@@ -59,6 +61,11 @@ bool Crossed(const config::Duration& every, const RunProgress& before, const Run
   return length > 0 && std::floor(after.In(every) / length) > std::floor(before.In(every) / length);
 }
 
+RunProgress Added(const RunProgress& before, const RunProgress& after) {
+  return {after.steps - before.steps, after.samples - before.samples, after.tokens - before.tokens,
+          after.epochs - before.epochs};
+}
+
 // Sums of what models report.
 struct Losses {
   double loss = 0, count = 0, correct = 0;
@@ -71,8 +78,9 @@ struct Losses {
 };
 
 // What every step's collective sums over ranks: the loss, the squared gradient norm, rows that were classified
-// correctly, the wish to stop, and from kRanks on how long each rank worked.
-enum StepScalar : size_t { kLoss, kSquares, kCorrect, kStop, kRanks };
+// correctly, the wish to stop, NoiseTerms (0 where noise is not measured), and from kRanks on how long each rank
+// worked.
+enum StepScalar : size_t { kLoss, kSquares, kCorrect, kStop, kScaledSquares, kGroups, kSamples, kRanks };
 
 class Trainer {
  public:
@@ -134,6 +142,7 @@ class Trainer {
 
   absl::Status SetUp() {
     SHOAL_ASSIGN_OR_RETURN(model_, ModelFor(job_, RecomputedBy(job_.parallel())));
+    SHOAL_RETURN_IF_ERROR(CheckBatchGrowth(job_, world_.size()));
     SHOAL_RETURN_IF_ERROR(CheckMemory());
     SHOAL_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, {}));
     SHOAL_ASSIGN_OR_RETURN(workload_, OpenWorkload(job_));
@@ -152,6 +161,9 @@ class Trainer {
     owners_ = MakeOwnerSum(*mesh_, job_.parallel().zero());
     buffers_ = std::make_unique<BufferState>(model_->buffers());
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kCpu);
+    batch_ = std::make_unique<BatchControl>(job_, world_.size(), state_->grads());
+    if (job_.optim().has_ema())
+      ema_ = std::make_unique<WeightEma>(job_.optim().ema(), dp_->pieces(), model_->buffers());
     bool resumed = false;
     if (!options_.run_dir.empty()) {
       store_ = std::make_unique<CheckpointStore>(
@@ -160,12 +172,15 @@ class Trainer {
                                    .mode = job_.checkpoint().async() ? CheckpointStore::Options::Mode::kAsync
                                                                      : CheckpointStore::Options::Mode::kSync},
           mesh_->checkpoint());
-      const auto step = store_->LoadNewest(Everything());
+      const bool reset = options_.reset_optimizer == ResetOptimizer::kYes;
+      const auto step = store_->LoadNewest(Everything(reset ? Moments::kNo : Moments::kYes));
       for (const std::string& warning : store_->warnings()) Say("warning: " + warning);
       if (step.ok()) {
         SHOAL_RETURN_IF_ERROR(state_->loaded());
+        SHOAL_RETURN_IF_ERROR(batch_->CheckShares());
         resumed = true;
-        Say(absl::StrCat("resumed at step ", progress_.step, " from ", options_.run_dir, "/checkpoints"));
+        Say(absl::StrCat("resumed at step ", progress_.step, " from ", options_.run_dir, "/checkpoints",
+                         reset ? "; the optimizer's moments start anew" : ""));
       } else if (!absl::IsNotFound(step.status())) {
         return step.status();
       }
@@ -201,7 +216,7 @@ class Trainer {
         "model: %s parameters; %s per rank predicted (weights %s, optimizer %s; activations %s and gradients %s take "
         "turns in %s)",
         HumanCount(static_cast<double>(model_->parameter_count())), human(p.total()), human(p.weights + p.masters),
-        human(p.optimizer), human(p.activations), human(p.gradients), human(p.step)));
+        human(p.optimizer + p.averages + p.noise), human(p.activations), human(p.gradients), human(p.step)));
     const int64_t available = AvailableBytes();
     SHOAL_ASSIGN_OR_RETURN(
         const auto hosts,
@@ -220,9 +235,9 @@ class Trainer {
       return absl::ResourceExhaustedError(absl::StrCat(
           "too little memory", host.empty() ? "" : " on ", host, ": ", ranks,
           ranks == 1 ? " rank needs " : " ranks need ", human(ranks * p.total()), ", ", human(bytes),
-          " is available. Of each rank: weights ", human(p.weights + p.masters), ", optimizer ", human(p.optimizer),
-          ", activations ", human(p.activations), " and gradients ", human(p.gradients), " by turns in ", human(p.step),
-          ", copy for checkpoints ", human(p.checkpoint),
+          " is available. Of each rank: weights ", human(p.weights + p.masters), ", optimizer ",
+          human(p.optimizer + p.averages + p.noise), ", activations ", human(p.activations), " and gradients ",
+          human(p.gradients), " by turns in ", human(p.step), ", copy for checkpoints ", human(p.checkpoint),
           ". Take a smaller micro_batch, parallel { recompute: MLP } or BLOCK, or more hosts; `shoal "
           "plan` shows the effect"));
     }
@@ -310,14 +325,20 @@ class Trainer {
     return allocation_left_ >= 0 && allocation_left_ < job_.checkpoint().before_end_seconds();
   }
 
-  std::vector<Stateful*> Everything() { return {dp_.get(), buffers_.get(), state_.get(), &progress_, &guard_}; }
+  enum class Moments : uint8_t { kNo, kYes };
+  std::vector<Stateful*> Everything(Moments moments = Moments::kYes) {
+    std::vector<Stateful*> all = {dp_.get(), buffers_.get(), batch_.get(), &progress_, &guard_};
+    if (moments == Moments::kYes) all.push_back(state_.get());
+    if (ema_ != nullptr) all.push_back(ema_.get());
+    return all;
+  }
 
   // One optimizer step. Returns whether all ranks agreed to stop.
   absl::StatusOr<bool> Step() {
     StepRecord record;
     double start = Now();
     if (steps_here_ == 0 && options_.first_step_at != nullptr) *options_.first_step_at = start;
-    SHOAL_ASSIGN_OR_RETURN(const StepInputs inputs, workload_->Next());
+    SHOAL_ASSIGN_OR_RETURN(const StepInputs inputs, workload_->Next(batch_->batch()));
     record.data_seconds = Now() - start;
     Report("data", start);
     if (steps_here_ == 0) {
@@ -328,9 +349,15 @@ class Trainer {
     }
     record.units = inputs.units;
     record.unit = workload_->unit() == Workload::Unit::kTokens ? StepRecord::Unit::kTokens : StepRecord::Unit::kImages;
+    if (job_.optim().has_batch_growth()) {
+      record.batch = batch_->batch();
+      record.samples =
+          record.unit == StepRecord::Unit::kImages ? inputs.units : static_cast<int64_t>(inputs.lengths.size());
+    }
     const RunProgress before = Progress();
     Losses losses;
     dp_->BeginStep();
+    batch_->BeginStep(progress_.step + 1, *dp_, *rank_.pool);
     if (arena_->peak() > arena_->fitted()) arena_->Fit(arena_->peak());
     buffers_->Remember();
     for (size_t m = 0; m < inputs.micro.size(); ++m) {
@@ -338,6 +365,7 @@ class Trainer {
       dp_->BeginMicroBatch(last ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
       if (!inputs.micro[m].x.defined()) continue;
       SHOAL_RETURN_IF_ERROR(ForwardBackward(inputs.micro[m], 1.0 / static_cast<double>(inputs.units), losses, record));
+      batch_->EndMicroBatch(inputs.micro[m], *rank_.pool);
     }
     double at = Now();
     SHOAL_RETURN_IF_ERROR(dp_->FinishReductions());
@@ -352,6 +380,10 @@ class Trainer {
       OpContext ops{.pool = rank_.pool.get(), .spans = spans_};
       scalars[kSquares] = ops::SumOfSquares(ops, state_->grads());
     }
+    const NoiseTerms own = batch_->Terms(*dp_);
+    scalars[kScaledSquares] = own.scaled_squares;
+    scalars[kGroups] = own.groups;
+    scalars[kSamples] = own.samples;
     const bool files = first() && !options_.run_dir.empty();
     scalars[kStop] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;
     scalars[kRanks + static_cast<size_t>(world_.rank())] = record.forward_seconds + record.backward_seconds;
@@ -369,15 +401,19 @@ class Trainer {
     at = Now();
     const double schedule = ScheduleFactor(job_.optim().schedule(), before, job_.duration());
     record.learning_rate = job_.optim().learning_rate() * schedule;
+    const double batch_ratio = BatchRatio(job_.optim(), inputs.next_position - progress_.position, inputs.units);
     double publish = 0;
     if (record.skip_reason.empty()) {
+      const NoiseTerms all{scalars[kScaledSquares], scalars[kGroups], scalars[kSamples]};
+      SHOAL_ASSIGN_OR_RETURN(const std::string news, batch_->Update(all, scalars[kSquares], record));
+      if (!news.empty()) Say(news);
       const double clip = job_.optim().clip_norm();
       OptimizerStep update{.learning_rate = record.learning_rate,
                            .grad_scale = clip > 0 && record.grad_norm > clip ? clip / record.grad_norm : 1.0,
                            .grad_norm = record.grad_norm,
                            .schedule = schedule,
                            .seed = job_.seed()};
-      state_->BeginUpdate(BatchRatio(job_.optim(), inputs.next_position - progress_.position, inputs.units), update);
+      state_->BeginUpdate(batch_ratio, update);
       SHOAL_RETURN_IF_ERROR(optimizer_->Step({*rank_.pool, *owners_}, update, state_->shard()));
       dp_->ReleaseGradients();
       record.optimizer_seconds = Now() - at;
@@ -397,6 +433,12 @@ class Trainer {
     progress_.position = inputs.next_position;
     if (workload_->unit() == Workload::Unit::kTokens) progress_.tokens += inputs.units;
     const RunProgress after = Progress();
+    if (ema_ != nullptr && record.skip_reason.empty()) {
+      at = Now();
+      ema_->Update(*rank_.pool, Added(before, after), batch_ratio);
+      record.optimizer_seconds += Now() - at;
+      Report("averages", at);
+    }
     NoteSlowest(scalars, record);
     record.step = progress_.step;
     record.lengths = inputs.lengths;
@@ -475,8 +517,20 @@ class Trainer {
     return absl::OkStatus();
   }
 
-  // Mean loss over the held-out tokens, the same on every rank.
+  // Evaluates the averages of weights where there are any.
   absl::Status Evaluate() {
+    if (ema_ == nullptr) return EvaluateWeights();
+    const auto exchange = [this] {
+      ema_->Swap(*rank_.pool);
+      return dp_->PublishWeights(*rank_.pool);
+    };
+    SHOAL_RETURN_IF_ERROR(exchange());
+    SHOAL_RETURN_IF_ERROR(EvaluateWeights());
+    return exchange();
+  }
+
+  // Mean loss over the held-out tokens, the same on every rank.
+  absl::Status EvaluateWeights() {
     evaluated_step_ = progress_.step;
     Losses losses;
     SHOAL_RETURN_IF_ERROR(workload_->ForHeldOut([&](const Batch& batch) -> absl::Status {
@@ -587,6 +641,8 @@ class Trainer {
   std::unique_ptr<DataParallel> dp_;
   std::unique_ptr<BufferState> buffers_;
   std::unique_ptr<OptimizerState> state_;
+  std::unique_ptr<BatchControl> batch_;
+  std::unique_ptr<WeightEma> ema_;  // null: no averages
   std::unique_ptr<OwnerSum> owners_;
   std::unique_ptr<CheckpointStore> store_;
   std::unique_ptr<MetricsLog> metrics_;

@@ -23,10 +23,14 @@ struct TrainOutcome {
   double eval_accuracy = 0;  // NaN unless the model classifies
 };
 
+// Whether a run that resumes starts its optimizer's moments anew; weights, averages, batch and position stay.
+enum class ResetOptimizer : uint8_t { kNo, kYes };
+
 struct TrainerOptions {
   config::Job job;      // resolved (ResolveJob), compute settled: every rank has the same
   std::string run_dir;  // exists, locked by the launcher's rank 0; empty: nothing is written (tests, benchmarks)
   enum class Console : uint8_t { kStepLines, kQuiet } console = Console::kStepLines;
+  ResetOptimizer reset_optimizer = ResetOptimizer::kNo;
   RankLog* log = nullptr;                       // this rank's log; null: none; not owned
   std::vector<double>* losses = nullptr;        // every step's loss, for tests and benchmarks; not owned
   std::vector<double>* step_seconds = nullptr;  // every step's time; not owned

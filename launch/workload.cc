@@ -40,8 +40,8 @@ class TextWorkload : public Workload {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<StepInputs> Next() override {
-    StepBatch batch = loader_->Next();
+  absl::StatusOr<StepInputs> Next(int64_t size) override {
+    StepBatch batch = loader_->Next(size);
     StepInputs inputs{batch.next_position, batch.global_tokens, std::move(batch.lengths), {}};
     for (const MicroBatch& micro : batch.micro) inputs.micro.push_back(micro.tokens.empty() ? Batch() : ToBatch(micro));
     return inputs;
@@ -121,13 +121,14 @@ BatchShape Images(const config::Job& job, int64_t count) {
   const auto& resnet = job.model().resnet();
   return {{}, {count, resnet.image_size(), resnet.image_size(), resnet.channels()}};
 }
-int64_t ImagesPerRank(const config::Job& job, int ranks) { return (job.global_batch().images() + ranks - 1) / ranks; }
+int64_t ImagesPerRank(const config::Size& batch, int ranks) { return (batch.images() + ranks - 1) / ranks; }
 
 }  // namespace
 
 BatchShape LargestMicroBatch(const config::Job& job, int ranks) {
   if (job.model().has_resnet()) {
-    const int64_t share = ImagesPerRank(job, ranks);
+    const bool grows = job.optim().has_batch_growth();
+    const int64_t share = ImagesPerRank(grows ? job.optim().batch_growth().max() : job.global_batch(), ranks);
     return Images(job, job.has_micro_batch() ? std::min(share, job.micro_batch().images()) : share);
   }
   const int64_t longest = job.data().max_tokens();
@@ -140,7 +141,7 @@ std::vector<BatchShape> FullBatch(const config::Job& job, int ranks) {
   if (job.model().has_resnet()) {
     std::vector<BatchShape> batches;
     const int64_t micro = LargestMicroBatch(job, ranks).images[0];
-    for (int64_t left = ImagesPerRank(job, ranks); left > 0; left -= micro)
+    for (int64_t left = ImagesPerRank(job.global_batch(), ranks); left > 0; left -= micro)
       batches.push_back(Images(job, std::min(left, micro)));
     return batches;
   }

@@ -39,9 +39,10 @@ class Workload {
 
   // Begins to make batches ahead. Errors of the job that only its data show.
   virtual absl::Status Start(const WorkloadStart& start) = 0;
-  // In order; waits for the prefetch threads. The batches are valid until the next call. Errors of data that show only
-  // when they are read.
-  virtual absl::StatusOr<StepInputs> Next() = 0;
+  // The next step of `batch` in the unit of global_batch, in order; waits for the prefetch threads, above all when the
+  // batch is not the last call's. The batches are valid until the next call. Errors of data that show only when they
+  // are read.
+  virtual absl::StatusOr<StepInputs> Next(int64_t batch) = 0;
   // Calls fn with every held-out batch of this rank (of the WorkloadStart), the same ones each time; ranks together see
   // all of eval.max_tokens (images: max_images) exactly once. The first error ends it.
   virtual absl::Status ForHeldOut(absl::FunctionRef<absl::Status(const Batch&)> fn) = 0;
@@ -61,7 +62,7 @@ struct BatchShape {
 BatchShape ShapeOf(const Batch& batch);
 // The same on the meta device.
 Batch OnMeta(const BatchShape& shape);
-// The largest micro-batch of a rank: full of sequences of data.max_tokens, or of images.
+// The largest micro-batch of a rank, however the batch grows: full of sequences of data.max_tokens, or of images.
 BatchShape LargestMicroBatch(const config::Job& job, int ranks);
 // A rank's micro-batches of one step when every sequence has data.max_tokens.
 std::vector<BatchShape> FullBatch(const config::Job& job, int ranks);

@@ -8,6 +8,20 @@
 
 namespace shoal {
 
+int64_t Count(const config::Size& size) {
+  switch (size.unit_case()) {
+    case config::Size::kTokens:
+      return size.tokens();
+    case config::Size::kSequences:
+      return size.sequences();
+    case config::Size::kImages:
+      return size.images();
+    case config::Size::UNIT_NOT_SET:
+      break;
+  }
+  return 0;
+}
+
 void NoiseTerms::Add(double squared_norm, double samples_of_group) {
   if (samples_of_group <= 0) return;
   scaled_squares += squared_norm / samples_of_group;
@@ -32,7 +46,7 @@ absl::StatusOr<GradientNoise> EstimateNoise(const NoiseTerms& terms, double squa
 }
 
 BatchGrowth::BatchGrowth(const config::BatchGrowthConfig& config, int64_t batch, int64_t max)
-    : config_(config), batch_(batch), max_(std::max(batch, max)) {}
+    : config_(config), first_(batch), batch_(batch), max_(std::max(batch, max)) {}
 
 bool BatchGrowth::Tests(int64_t step) const { return batch_ < max_ && step % config_.test_every() == 0; }
 
@@ -52,7 +66,12 @@ int64_t BatchGrowth::Update(const GradientNoise& noise, int64_t multiple) {
 }
 
 void BatchGrowth::VisitState(StateVisitor& visitor) {
+  if (!visitor.Has("batch_growth.batch")) {
+    *this = BatchGrowth(config_, first_, max_);
+    return;
+  }
   visitor.Scalar("batch_growth.batch", batch_);
+  batch_ = std::max(batch_, first_);
   visitor.Scalar("batch_growth.tests", tests_);
   visitor.Scalar("batch_growth.trace", trace_);
   visitor.Scalar("batch_growth.squared_norm", squared_norm_);

@@ -13,8 +13,11 @@
 
 namespace shoal {
 
-// Sums over the groups of samples whose gradients were seen alone: each rank's (or sequence group's) micro-batches. All
-// three are added up over groups and over ranks: one all-reduce of three values.
+// The number of a Size, in its own unit.
+int64_t Count(const config::Size& size);
+
+// Sums over the groups of samples whose gradients were seen alone: each rank (or sequence group), or the micro-batches
+// of a lone one. All three are added up over groups and over ranks: one all-reduce of three values.
 struct NoiseTerms {
   double scaled_squares = 0;  // sum of ||h_j||^2 / n_j
   double groups = 0;          // M
@@ -48,11 +51,12 @@ class BatchGrowth : public Stateful {
   // most the largest multiple within max. `noise` is of a step of the present batch.
   int64_t Update(const GradientNoise& noise, int64_t multiple);
   int64_t batch() const { return batch_; }
+  // A checkpoint without it leaves the first batch, and so does a smaller one.
   void VisitState(StateVisitor& visitor) override;
 
  private:
   config::BatchGrowthConfig config_;
-  int64_t batch_, max_;
+  int64_t first_, batch_, max_;
   int64_t tests_ = 0;
   double trace_ = 0, squared_norm_ = 0;  // smoothed
 };

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "optim/kernels.h"
 
 namespace shoal {
@@ -72,9 +71,13 @@ int64_t WeightEma::bytes() const {
 
 void WeightEma::VisitState(StateVisitor& visitor) {
   CHECK(holds_ == Holds::kAverages) << "averages are in the weights' place";
-  visitor.Scalar("ema.updates", updates_);
+  if (!visitor.Has(kAverageUpdates)) {
+    updates_ = 0;
+    return;
+  }
+  visitor.Scalar(kAverageUpdates, updates_);
   for (const Average& a : averages_) {
-    const std::string name = absl::StrCat(a.name, "/ema");
+    const std::string name = AverageName(a.name);
     visitor.TrueShape(name, a.shape);
     visitor.Shard(name, a.average, {{NumElements(a.shape)}, {a.begin}, {a.average.size()}});
   }

@@ -26,7 +26,8 @@ class WeightEma : public Stateful {
   // time. Nothing happens before the first update.
   void Swap(ThreadPool& pool);
   int64_t bytes() const;
-  // "<parameter>/ema" by box of the flattened tensor, "<buffer>/ema", "ema.updates". Not while swapped.
+  // "<parameter>/ema" by box of the flattened tensor, "<buffer>/ema", "ema.updates". Not while swapped. A checkpoint
+  // without averages leaves them to begin at the next update.
   void VisitState(StateVisitor& visitor) override;
 
  private:

@@ -12,29 +12,45 @@ HWY_BEFORE_NAMESPACE();
 namespace shoal::optim {
 namespace HWY_NAMESPACE {
 
-// Directions are written to a block that stays in the first-level cache and squared from there.
-constexpr int64_t kBlock = 256;
-
-// Sum of squares in fp64, in 16 lanes: the same bits for any vector width.
-class Squares {
- public:
-  HWY_INLINE void Add(const float* __restrict x, int64_t n) {
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-      for (int l = 0; l < kLanes; ++l) lanes_[l] += static_cast<double>(x[i + l]) * static_cast<double>(x[i + l]);
-    }
-    for (; i < n; ++i) lanes_[i % kLanes] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  }
+// Sums of squares in fp64, in 16 lanes: the same bits for any vector width.
+constexpr int kLanes = 16;
+struct Squares {
+  double lanes[kLanes] = {};
   HWY_INLINE double Sum() const {
     double sum = 0;
-    for (int l = 0; l < kLanes; ++l) sum += lanes_[l];
+    for (int l = 0; l < kLanes; ++l) sum += lanes[l];
     return sum;
   }
-
- private:
-  static constexpr int kLanes = 16;
-  double lanes_[kLanes] = {};
 };
+
+// The square of a float is exact in double, so that fusing it with the sum changes no bits.
+HWY_INLINE double AddSquare(double sum, float x) {
+  const auto wide = static_cast<double>(x);
+#if HWY_NATIVE_FMA
+  return __builtin_fma(wide, wide, sum);
+#else
+  return sum + wide * wide;
+#endif
+}
+
+// Adds the squares of weight[i] and of what direction(i) returns, for all i < n, to sums[0] and sums[1].
+template <class Direction>
+HWY_INLINE void AddNorms(int64_t n, const float* __restrict weight, Direction direction, double* __restrict sums) {
+  Squares weights, directions;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      weights.lanes[l] = AddSquare(weights.lanes[l], weight[i + l]);
+      directions.lanes[l] = AddSquare(directions.lanes[l], direction(i + l));
+    }
+  }
+  for (int l = 0; i < n; ++i, ++l) {
+    weights.lanes[l] = AddSquare(weights.lanes[l], weight[i]);
+    directions.lanes[l] = AddSquare(directions.lanes[l], direction(i));
+  }
+  sums[0] += weights.Sum();
+  sums[1] += directions.Sum();
+}
 
 void AdamWLoop(const AdamWScalars& s, const float* __restrict grad, int64_t n, float* __restrict weight,
                float* __restrict m, float* __restrict v) {
@@ -74,62 +90,32 @@ HWY_INLINE float LambDirection(const LambScalars& c, float weight, float m, floa
   return m * c.inverse_bias1 / (std::sqrt(v * c.inverse_bias2) + c.epsilon) + c.weight_decay * weight;
 }
 
-void LambNormsLoop(const LambScalars& s, int64_t n, const float* __restrict weight, const float* __restrict m,
-                   const float* __restrict v, double* __restrict sums) {
+void LambDirectionLoop(const LambScalars& s, int64_t n, const float* __restrict weight, const float* __restrict m,
+                       const float* __restrict v, float* __restrict u, double* __restrict sums) {
   const LambScalars c = s;
-  Squares weights, directions;
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t end = begin + kBlock < n ? begin + kBlock : n;
-    float u[kBlock];
-    for (int64_t i = begin; i < end; ++i) u[i - begin] = LambDirection(c, weight[i], m[i], v[i]);
-    weights.Add(weight + begin, end - begin);
-    directions.Add(u, end - begin);
-  }
-  sums[0] += weights.Sum();
-  sums[1] += directions.Sum();
+  const auto direction = [&](int64_t i) HWY_ATTR { return u[i] = LambDirection(c, weight[i], m[i], v[i]); };
+  AddNorms(n, weight, direction, sums);
 }
 
-void LambMomentsLoop(const LambScalars& s, const float* __restrict grad, int64_t n, const float* __restrict weight,
-                     float* __restrict m, float* __restrict v, double* __restrict sums) {
+void LambMomentsLoop(const LambScalars& s, int64_t n, const float* __restrict weight, float* __restrict m,
+                     float* __restrict v, float* __restrict grad, double* __restrict sums) {
   const LambScalars c = s;
-  Squares weights, directions;
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t end = begin + kBlock < n ? begin + kBlock : n;
-    float u[kBlock];
-    for (int64_t i = begin; i < end; ++i) {
-      const float g = grad[i] * c.grad_scale;
-      const float mean = c.beta1 * m[i] + c.fresh1 * g;
-      const float square = c.beta2 * v[i] + c.fresh2 * (g * g);
-      m[i] = mean;
-      v[i] = square;
-      u[i - begin] = LambDirection(c, weight[i], mean, square);
-    }
-    weights.Add(weight + begin, end - begin);
-    directions.Add(u, end - begin);
-  }
-  sums[0] += weights.Sum();
-  sums[1] += directions.Sum();
-}
-
-void LambApplyLoop(const LambScalars& s, float rate, int64_t n, const float* __restrict m, const float* __restrict v,
-                   float* __restrict weight) {
-  const LambScalars c = s;
-  for (int64_t i = 0; i < n; ++i) weight[i] = weight[i] - rate * LambDirection(c, weight[i], m[i], v[i]);
+  const auto direction = [&](int64_t i) HWY_ATTR {
+    const float g = grad[i] * c.grad_scale;
+    const float mean = c.beta1 * m[i] + c.fresh1 * g;
+    const float square = c.beta2 * v[i] + c.fresh2 * (g * g);
+    m[i] = mean;
+    v[i] = square;
+    return grad[i] = LambDirection(c, weight[i], mean, square);
+  };
+  AddNorms(n, weight, direction, sums);
 }
 
 void LarsNormsLoop(const LarsScalars& s, const float* __restrict grad, int64_t n, const float* __restrict weight,
                    double* __restrict sums) {
   const LarsScalars c = s;
-  Squares weights, directions;
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t end = begin + kBlock < n ? begin + kBlock : n;
-    float d[kBlock];
-    for (int64_t i = begin; i < end; ++i) d[i - begin] = grad[i] * c.grad_scale + c.weight_decay * weight[i];
-    weights.Add(weight + begin, end - begin);
-    directions.Add(d, end - begin);
-  }
-  sums[0] += weights.Sum();
-  sums[1] += directions.Sum();
+  const auto direction = [&](int64_t i) HWY_ATTR { return grad[i] * c.grad_scale + c.weight_decay * weight[i]; };
+  AddNorms(n, weight, direction, sums);
 }
 
 void LarsLoop(const LarsScalars& s, const float* __restrict grad, int64_t n, float* __restrict weight,
@@ -182,9 +168,8 @@ namespace shoal::optim {
 HWY_EXPORT(AdamWLoop);
 HWY_EXPORT(SgdLoop);
 HWY_EXPORT(MomentsLoop);
-HWY_EXPORT(LambNormsLoop);
+HWY_EXPORT(LambDirectionLoop);
 HWY_EXPORT(LambMomentsLoop);
-HWY_EXPORT(LambApplyLoop);
 HWY_EXPORT(LarsNormsLoop);
 HWY_EXPORT(LarsLoop);
 HWY_EXPORT(AdaGradLoop);
@@ -201,15 +186,13 @@ void SgdRun(const SgdScalars& s, const float* grad, int64_t n, float* weight, fl
 void MomentsRun(const LambScalars& s, const float* grad, int64_t n, float* m, float* v) {
   HWY_DYNAMIC_DISPATCH(MomentsLoop)(s, grad, n, m, v);
 }
-void LambNormsRun(const LambScalars& s, int64_t n, const float* weight, const float* m, const float* v, double* sums) {
-  HWY_DYNAMIC_DISPATCH(LambNormsLoop)(s, n, weight, m, v, sums);
+void LambDirectionRun(const LambScalars& s, int64_t n, const float* weight, const float* m, const float* v, float* u,
+                      double* sums) {
+  HWY_DYNAMIC_DISPATCH(LambDirectionLoop)(s, n, weight, m, v, u, sums);
 }
-void LambMomentsRun(const LambScalars& s, const float* grad, int64_t n, const float* weight, float* m, float* v,
+void LambMomentsRun(const LambScalars& s, int64_t n, const float* weight, float* m, float* v, float* grad,
                     double* sums) {
-  HWY_DYNAMIC_DISPATCH(LambMomentsLoop)(s, grad, n, weight, m, v, sums);
-}
-void LambApplyRun(const LambScalars& s, float rate, int64_t n, const float* m, const float* v, float* weight) {
-  HWY_DYNAMIC_DISPATCH(LambApplyLoop)(s, rate, n, m, v, weight);
+  HWY_DYNAMIC_DISPATCH(LambMomentsLoop)(s, n, weight, m, v, grad, sums);
 }
 void LarsNormsRun(const LarsScalars& s, const float* grad, int64_t n, const float* weight, double* sums) {
   HWY_DYNAMIC_DISPATCH(LarsNormsLoop)(s, grad, n, weight, sums);

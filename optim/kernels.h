@@ -1,5 +1,6 @@
-// The vectorised inner loops of optimizers, one per dispatch target. Multiplications and additions are never fused
-// (-ffp-contract=off), so every target gives the same bits, as replicated state demands. Arrays do not overlap.
+// The vectorised inner loops of optimizers, one per dispatch target. No multiplication is fused with an addition
+// (-ffp-contract=off) unless its product is exact, so every target gives the same bits, as replicated state demands.
+// Arrays do not overlap.
 #pragma once
 
 #include <cstdint>
@@ -28,16 +29,15 @@ void SgdRun(const SgdScalars& s, const float* grad, int64_t n, float* weight, fl
 struct LambScalars {
   float grad_scale, beta1, fresh1, beta2, fresh2, inverse_bias1, inverse_bias2, epsilon, weight_decay;
 };
-// Their direction: u = m inverse_bias1 / (sqrt(v inverse_bias2) + epsilon) + weight_decay w.
 // m and v as in AdamW.
 void MomentsRun(const LambScalars& s, const float* grad, int64_t n, float* m, float* v);
-// Adds up squares in fp64: sums[0] += sum w^2, sums[1] += sum u^2.
-void LambNormsRun(const LambScalars& s, int64_t n, const float* weight, const float* m, const float* v, double* sums);
-// Both in one pass.
-void LambMomentsRun(const LambScalars& s, const float* grad, int64_t n, const float* weight, float* m, float* v,
+// u = m inverse_bias1 / (sqrt(v inverse_bias2) + epsilon) + weight_decay w. Adds up squares in fp64: sums[0] += sum
+// w^2, sums[1] += sum u^2.
+void LambDirectionRun(const LambScalars& s, int64_t n, const float* weight, const float* m, const float* v, float* u,
+                      double* sums);
+// Both in one pass; u takes the place of the gradient.
+void LambMomentsRun(const LambScalars& s, int64_t n, const float* weight, float* m, float* v, float* grad,
                     double* sums);
-// w -= rate u.
-void LambApplyRun(const LambScalars& s, float rate, int64_t n, const float* m, const float* v, float* weight);
 
 struct LarsScalars {
   float grad_scale, momentum, weight_decay, rate;

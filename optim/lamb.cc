@@ -72,32 +72,28 @@ absl::Status Lamb::Step(const OptimizerEnv& env, const OptimizerStep& step, cons
                               .weight_decay = static_cast<float>(options.weight_decay)};
   };
 
-  // Of moments, and of the norms of weight and direction.
+  // Moments, the norms of weight and direction, and the direction itself, which takes the place of the gradient.
   const auto norms = [&](OptimizerPiece& piece, int64_t first, int64_t count, double* squares) {
     const optim::LambScalars s = scalars(piece);
     ForBlocks(moment_type(), first, count, [&](int64_t begin, int64_t n) {
       const float* weight = piece.master.data<float>() + begin;
-      const float* grad = piece.grad.data<float>() + begin;
+      float* grad = piece.grad.data<float>() + begin;
       MomentRun m(piece, 0, begin, n), v(piece, 1, begin, n);
       if (moment_type() == DType::kF32) {
-        optim::LambMomentsRun(s, grad, n, weight, m.values(), v.values(), squares);
+        optim::LambMomentsRun(s, n, weight, m.values(), v.values(), grad, squares);
         return;
       }
       // The direction is that of the moments as they are stored.
       optim::MomentsRun(s, grad, n, m.values(), v.values());
       m.Store(step);
       v.Store(step);
-      optim::LambNormsRun(s, n, weight, m.values(), v.values(), squares);
+      optim::LambDirectionRun(s, n, weight, m.values(), v.values(), grad, squares);
     });
   };
-  const auto apply = [&](OptimizerPiece& piece, int64_t first, int64_t count, const double* squares) {
-    const optim::LambScalars s = scalars(piece);
+  const auto apply = [&](OptimizerPiece& piece, int64_t begin, int64_t n, const double* squares) {
     const double ratio = TrustRatio(OptionsOf(piece), std::sqrt(squares[0]), std::sqrt(squares[1]));
     const auto rate = static_cast<float>(step.learning_rate * OptionsOf(piece).learning_rate_factor * ratio);
-    ForBlocks(moment_type(), first, count, [&](int64_t begin, int64_t n) {
-      MomentRun m(piece, 0, begin, n), v(piece, 1, begin, n);
-      optim::LambApplyRun(s, rate, n, m.values(), v.values(), piece.master.data<float>() + begin);
-    });
+    optim::CombineRun(-rate, piece.grad.data<float>() + begin, 1, n, piece.master.data<float>() + begin);
   };
   return TwoPasses(env, shard.pieces, groups().rows.size(), norms, apply);
 }

@@ -1,8 +1,8 @@
 // LAMB (You et al., arXiv 1904.00962), layerwise adaptive Adam for large batches, as its published programs differ
 // (config::LambConfig): tfa, apex, nvlamb, optax, lambc.
 //
-// Two passes (TwoPasses): moments with the norms of weights and directions; then weights. The direction is computed
-// twice rather than stored: 40 bytes a parameter in all.
+// Two passes (TwoPasses): moments, directions and norms; then weights. The direction takes the gradient's place between
+// them, so that the second pass reads it and the weights alone: 40 bytes a parameter in all.
 #pragma once
 
 #include "optim/optimizer.h"
@@ -14,7 +14,7 @@ class Lamb : public Optimizer {
   Lamb(const config::LambConfig& config, GroupTable groups, DType moment_type);
   static UpdateTraits Traits(const config::LambConfig& config);
   std::vector<std::string> state_names(const Param& /*param*/) const override { return {"exp_avg", "exp_avg_sq"}; }
-  int64_t second_pass_bytes() const override { return 4 + 2 * DTypeBytes(moment_type()); }
+  int64_t second_pass_bytes() const override { return 12; }
   absl::Status Step(const OptimizerEnv& env, const OptimizerStep& step, const OptimizerShard& shard) override;
 
  private:

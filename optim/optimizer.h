@@ -22,7 +22,7 @@ struct OptimizerPiece {
   const Param* param = nullptr;
   int64_t begin = 0, end = 0;
   Tensor master;              // fp32 weights, updated in place
-  Tensor grad;                // fp32, summed over ranks; not changed
+  Tensor grad;                // fp32, summed over ranks; Step may overwrite it
   std::vector<Tensor> state;  // f32 or bf16, in the order of Optimizer::state_names(param); zeroed at start
 };
 

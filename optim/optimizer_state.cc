@@ -67,6 +67,7 @@ void OptimizerState::VisitState(StateVisitor& visitor) {
   std::string kind = kind_;
   visitor.Blob("optimizer.kind", kind);
   loaded_ = CheckKind(kind);
+  if (!loaded_.ok()) return;  // nothing of another optimizer's is looked for
   visitor.Scalar("optimizer.updates", updates_);
   visitor.Scalar("optimizer.time", time_);
   for (size_t i = 0; i < scalars_.size(); ++i) visitor.Scalar(scalar_names_[i], scalars_[i]);

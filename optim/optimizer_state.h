@@ -29,7 +29,7 @@ class OptimizerState : public Stateful {
   // Whether state that an optimizer of this name saved ("optimizer.kind" in a checkpoint's manifest) may be loaded
   // here: InvalidArgument names both.
   absl::Status CheckKind(absl::string_view saved) const;
-  // Of what VisitState last loaded: optimizers whose moments have the same names are told apart here.
+  // Of what VisitState last loaded: CheckKind. Where that is an error nothing was loaded.
   const absl::Status& loaded() const { return loaded_; }
   // Moments as "<parameter>/<state name>", by box of the flattened tensor; scalars by their names; "optimizer.kind",
   // "optimizer.updates", "optimizer.time".

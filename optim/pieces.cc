@@ -1,6 +1,8 @@
 #include "optim/pieces.h"
 
 #include <algorithm>
+#include <condition_variable>
+#include <mutex>
 
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
@@ -28,22 +30,84 @@ std::vector<Task> TasksOf(absl::Span<OptimizerPiece> pieces) {
 }
 
 constexpr size_t kSums = 2;  // of a tensor
+// Elements of a task of TwoPasses: short, as the second pass waits for the last of the first.
+constexpr int64_t kPassElements = 1 << 14;
 
-// Elements whose weights, gradients and moments together stay in a last-level cache of some 16 MiB.
-constexpr int64_t kCachedElements = 1 << 20;
+using Norms = absl::FunctionRef<void(OptimizerPiece&, int64_t, int64_t, double*)>;
+using Apply = absl::FunctionRef<void(OptimizerPiece&, int64_t, int64_t, const double*)>;
 
-bool IsWhole(const OptimizerPiece& piece) { return piece.begin == 0 && piece.end == piece.param->size(); }
+// Both passes over pieces, shared out among threads. Updates of a whole tensor come next as soon as its sums are known,
+// and from its end, so that they find in the caches what the first pass left there. A thread does not wait for others
+// to finish a tensor's sums while there are later tensors.
+class PassQueue {
+ public:
+  explicit PassQueue(absl::Span<OptimizerPiece> pieces) {
+    for (OptimizerPiece& piece : pieces) {
+      const size_t first = tasks_.size();
+      for (int64_t begin = 0; begin < piece.end - piece.begin; begin += kPassElements)
+        tasks_.push_back({begin, std::min(kPassElements, piece.end - piece.begin - begin), parts_.size(), {}});
+      if (tasks_.size() > first) parts_.push_back({&piece, first, tasks_.size(), tasks_.size() - first, {}});
+    }
+    unknown_ = parts_.size();
+  }
 
-// Adds what `norms` finds in `pieces` to the sums of their parameters.
-void AddSums(ThreadPool& pool, absl::Span<OptimizerPiece> pieces,
-             absl::FunctionRef<void(OptimizerPiece&, int64_t, int64_t, double*)> norms, std::vector<double>& sums) {
-  const std::vector<Task> tasks = TasksOf(pieces);
-  std::vector<double> partial(tasks.size() * kSums);
-  pool.Run(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
-    norms(*tasks[i].piece, tasks[i].begin, tasks[i].end - tasks[i].begin, &partial[i * kSums]);
-  });
-  for (size_t i = 0; i < partial.size(); ++i) sums[tasks[i / kSums].piece->param->id * kSums + i % kSums] += partial[i];
-}
+  struct Part {
+    OptimizerPiece* piece;
+    size_t first, last;  // its tasks
+    size_t left;         // of them in the first pass
+    double sums[kSums];
+    bool whole() const { return piece->begin == 0 && piece->end == piece->param->size(); }
+  };
+  absl::Span<const Part> parts() const { return parts_; }
+
+  // Until nothing is left that can be started; on every thread.
+  void Work(Norms norms, Apply apply) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      if (!updates_.empty()) {
+        const Task task = tasks_[updates_.back()];
+        updates_.pop_back();
+        lock.unlock();
+        apply(*parts_[task.part].piece, task.begin, task.count, parts_[task.part].sums);
+        lock.lock();
+      } else if (next_ < tasks_.size()) {
+        Task& task = tasks_[next_++];
+        lock.unlock();
+        norms(*parts_[task.part].piece, task.begin, task.count, task.sums);
+        lock.lock();
+        if (--parts_[task.part].left == 0) Finish(parts_[task.part]);
+      } else if (unknown_ > 0) {
+        changed_.wait(lock);
+      } else {
+        return;
+      }
+    }
+  }
+
+ private:
+  struct Task {
+    int64_t begin, count;
+    size_t part;
+    double sums[kSums];
+  };
+
+  void Finish(Part& part) {
+    for (size_t t = part.first; t < part.last; ++t) {
+      for (size_t s = 0; s < kSums; ++s) part.sums[s] += tasks_[t].sums[s];
+      if (part.whole()) updates_.push_back(t);
+    }
+    --unknown_;
+    changed_.notify_all();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Part> parts_;
+  std::vector<Task> tasks_;
+  size_t next_ = 0;              // task of the first pass
+  size_t unknown_ = 0;           // parts whose sums are not known yet
+  std::vector<size_t> updates_;  // tasks of the second pass that can start, taken from the back
+};
 
 }  // namespace
 
@@ -59,34 +123,22 @@ void ForBlocks(DType moment_type, int64_t begin, int64_t count, absl::FunctionRe
   for (int64_t at = 0; at < count; at += block) fn(begin + at, std::min(block, count - at));
 }
 
-absl::Status TwoPasses(const OptimizerEnv& env, absl::Span<OptimizerPiece> pieces, size_t params,
-                       absl::FunctionRef<void(OptimizerPiece&, int64_t, int64_t, double*)> norms,
-                       absl::FunctionRef<void(OptimizerPiece&, int64_t, int64_t, const double*)> apply) {
-  std::vector<double> sums(params * kSums);  // by Param::id
-  const auto apply_all = [&](absl::Span<OptimizerPiece> some) {
-    ForPieceRuns(env.pool, some, [&](OptimizerPiece& piece, int64_t begin, int64_t n) {
-      apply(piece, begin, n, &sums[piece.param->id * kSums]);
-    });
-  };
-  std::vector<OptimizerPiece> cut;  // handles of the same memory
-  for (size_t first = 0; first < pieces.size();) {
-    if (!IsWhole(pieces[first])) {
-      cut.push_back(pieces[first++]);
-      continue;
-    }
-    size_t last = first;
-    for (int64_t n = 0; last < pieces.size() && IsWhole(pieces[last]); ++last) {
-      n += pieces[last].param->size();
-      if (n > kCachedElements && last > first) break;
-    }
-    const absl::Span<OptimizerPiece> batch = pieces.subspan(first, last - first);
-    AddSums(env.pool, batch, norms, sums);
-    apply_all(batch);
-    first = last;
+absl::Status TwoPasses(const OptimizerEnv& env, absl::Span<OptimizerPiece> pieces, size_t params, Norms norms,
+                       Apply apply) {
+  PassQueue queue(pieces);
+  env.pool.Run(env.pool.threads(), [&](int64_t) { queue.Work(norms, apply); });
+
+  std::vector<double> sums(params * kSums);  // of cut tensors, by Param::id
+  std::vector<OptimizerPiece> cut;           // handles of the same memory
+  for (const PassQueue::Part& part : queue.parts()) {
+    if (part.whole()) continue;
+    cut.push_back(*part.piece);
+    for (size_t s = 0; s < kSums; ++s) sums[part.piece->param->id * kSums + s] += part.sums[s];
   }
-  AddSums(env.pool, absl::MakeSpan(cut), norms, sums);
   SHOAL_RETURN_IF_ERROR(env.owners.Sum(absl::MakeSpan(sums)));
-  apply_all(absl::MakeSpan(cut));
+  ForPieceRuns(env.pool, absl::MakeSpan(cut), [&](OptimizerPiece& piece, int64_t begin, int64_t n) {
+    apply(piece, begin, n, &sums[piece.param->id * kSums]);
+  });
   return absl::OkStatus();
 }
 

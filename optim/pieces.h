@@ -26,8 +26,8 @@ void ForBlocks(DType moment_type, int64_t begin, int64_t count,
 // The two passes of a layerwise optimizer: `norms` adds the terms of a run to sums[0] and sums[1] of its tensor,
 // `apply` is then called for all runs with both sums over the whole tensor, in element order for any number of threads.
 //
-// Tensors that are here whole go through both passes a few at a time, so that the second finds them in the cache; those
-// that are cut among owners wait for one sum over env.owners. Collective; its errors.
+// A tensor that is here whole goes through the second pass right after the first, so that it is found in the caches;
+// those that are cut among owners wait for one sum over env.owners. Collective; its errors.
 absl::Status TwoPasses(
     const OptimizerEnv& env, absl::Span<OptimizerPiece> pieces, size_t params,
     absl::FunctionRef<void(OptimizerPiece& piece, int64_t begin, int64_t count, double* sums)> norms,

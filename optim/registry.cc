@@ -4,6 +4,7 @@
 #include "optim/adagrad.h"
 #include "optim/adagrad_norm.h"
 #include "optim/adamw.h"
+#include "optim/batch_size.h"
 #include "optim/lamb.h"
 #include "optim/lars.h"
 #include "optim/muon.h"
@@ -137,11 +138,8 @@ void CheckKind(Ranges& ranges, const OptimConfig& config) {
 void CheckShared(Ranges& ranges, const OptimConfig& config) {
   ranges.In("optim.learning_rate", config.learning_rate(), 0, 1e6);
   ranges.In("optim.clip_norm", config.clip_norm(), 0, kHuge);
-  const config::Size& reference = config.reference_batch();
-  const int64_t size = reference.has_tokens()      ? reference.tokens()
-                       : reference.has_sequences() ? reference.sequences()
-                                                   : reference.images();
-  if (config.has_reference_batch()) ranges.In("optim.reference_batch", static_cast<double>(size), 1, kHuge);
+  if (config.has_reference_batch())
+    ranges.In("optim.reference_batch", static_cast<double>(Count(config.reference_batch())), 1, kHuge);
   if (config.ema().has_decay()) ranges.Share("optim.ema.decay", config.ema().decay());
   if (config.has_batch_growth()) {
     ranges.In("optim.batch_growth.eta", config.batch_growth().eta(), 1e-6, kHuge);
@@ -171,18 +169,9 @@ absl::StatusOr<std::unique_ptr<Optimizer>> MakeOptimizer(const OptimConfig& conf
 std::string OptimizerName(const OptimConfig& config) { return TraitsOf(config).name; }
 
 double BatchRatio(const OptimConfig& config, int64_t samples, int64_t tokens) {
+  if (!config.has_reference_batch()) return 1;
   const config::Size& reference = config.reference_batch();
-  switch (reference.unit_case()) {
-    case config::Size::kTokens:
-      return static_cast<double>(tokens) / static_cast<double>(reference.tokens());
-    case config::Size::kSequences:
-      return static_cast<double>(samples) / static_cast<double>(reference.sequences());
-    case config::Size::kImages:
-      return static_cast<double>(samples) / static_cast<double>(reference.images());
-    case config::Size::UNIT_NOT_SET:
-      break;
-  }
-  return 1;
+  return static_cast<double>(reference.has_tokens() ? tokens : samples) / static_cast<double>(Count(reference));
 }
 
 }  // namespace shoal

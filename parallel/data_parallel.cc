@@ -177,6 +177,8 @@ void DataParallel::BeginStep() {
   ReleaseGradients();
   buffers_->touched.assign(params_.size(), false);
   buffers_->next_bucket = 0;
+  measure_ = nullptr;
+  own_squares_ = 0;
   for (size_t i = 0; i < plan_.buckets.size(); ++i) {
     buffers_->buckets[i].waiting = static_cast<int>(plan_.buckets[i].params.size());
     buffers_->buckets[i].work = nullptr;
@@ -205,6 +207,10 @@ void DataParallel::StartReady() {
   auto& b = *buffers_;
   for (; b.next_bucket < b.buckets.size() && b.buckets[b.next_bucket].waiting == 0; ++b.next_bucket) {
     auto& buffers = b.buckets[b.next_bucket];
+    if (measure_ != nullptr) {
+      OpContext ops{.pool = measure_};
+      own_squares_ += ops::SumOfSquares(ops, buffers.grads);
+    }
     if (mesh_.size() == 1) continue;
     const Bucket& bucket = plan_.buckets[b.next_bucket];
     const std::string tag = absl::StrCat("grad bucket ", b.next_bucket);

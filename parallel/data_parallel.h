@@ -56,6 +56,10 @@ class DataParallel : public ParamSource, public Stateful {
   // --- One step: BeginStep; per micro-batch BeginMicroBatch, backward; FinishReductions; update pieces();
   // ReleaseGradients; PublishWeights.
   void BeginStep();
+  // After BeginStep: own_squares() of this step will be the squared norm of this rank's own gradient, before
+  // reductions.
+  void MeasureOwn(ThreadPool& pool) { measure_ = &pool; }
+  double own_squares() const { return own_squares_; }
   enum class MicroBatch : uint8_t { kMore, kLast };  // gradients are reduced in the last one
   void BeginMicroBatch(MicroBatch which);
   Tensor Weight(const Param& param) override;
@@ -90,6 +94,8 @@ class DataParallel : public ParamSource, public Stateful {
   DataParallelOptions options_;
   ShardPlan plan_;
   double reduce_wait_seconds_ = 0;
+  ThreadPool* measure_ = nullptr;  // null: own_squares_ is not wanted
+  double own_squares_ = 0;
   struct Buffers;
   std::unique_ptr<Buffers> buffers_;
 };

@@ -23,7 +23,13 @@ class StateVisitor {
   virtual void Scalar(absl::string_view name, int64_t& value) = 0;
   virtual void Scalar(absl::string_view name, double& value) = 0;
   virtual void Blob(absl::string_view name, std::string& value) = 0;
+  // Whether there is a value of this name to visit: a checkpoint may be from before a part of the state was asked for.
+  virtual bool Has(absl::string_view /*name*/) const { return true; }
 };
+
+// The name under which the average of a tensor is visited, and the count of updates in the averages of a run.
+inline std::string AverageName(absl::string_view tensor) { return std::string(tensor) + "/ema"; }
+inline constexpr char kAverageUpdates[] = "ema.updates";
 
 class Stateful {
  public:

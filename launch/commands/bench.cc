@@ -26,6 +26,7 @@
 #include "launch/trainer.h"
 #include "models/transformer.h"
 #include "models/transformer_spec.h"
+#include "optim/batch_size.h"
 #include "optim/optimizer_state.h"
 #include "parallel/checkpoint/checkpoint_store.h"
 #include "parallel/data_parallel.h"
@@ -180,7 +181,7 @@ int Batches(const BenchArgs& args) {
   auto steps = nlohmann::json::array();
   for (int i = 0; i < args.steps; ++i) {
     auto step = nlohmann::json::array();
-    const StepBatch batch = (*loader)->Next();
+    const StepBatch batch = (*loader)->Next(Count(job->global_batch()));
     for (const MicroBatch& micro : batch.micro) {
       for (size_t s = 1; s < micro.cu_seqlens.size(); ++s) {
         std::vector<int32_t> tokens(micro.tokens.begin() + micro.cu_seqlens[s - 1],

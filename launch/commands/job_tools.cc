@@ -71,6 +71,8 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("weights", p.weights);
   line("fp32 masters", p.masters);
   line("optimizer state", p.optimizer);
+  if (p.noise > 0) line("gradients before a micro-batch", p.noise);
+  if (p.averages > 0) line("averages of weights", p.averages);
   line("activations (saved for backward)", p.saved);
   line("activations (peak)", p.activations);
   line("gradients", p.gradients);
@@ -113,12 +115,18 @@ struct Restored {
   std::unique_ptr<Arena> arena;
   std::unique_ptr<ThreadPool> pool;
   std::string folder;
+  std::string which;  // " (averages of weights)", or nothing
   StepContext::Options Options() const {
     return {.ops = {.pool = pool.get()}, .arena = arena.get(), .params = params.get(), .mode = Mode::kEval};
   }
 };
 
-absl::StatusOr<Restored> Restore(const std::string& run) {
+// For what a command says.
+std::string WhichText(const CheckpointReader& reader, Weights weights) {
+  return weights == Weights::kAverages && reader.has_averages() ? " (averages of weights)" : "";
+}
+
+absl::StatusOr<Restored> Restore(const std::string& run, Weights weights) {
   Restored r;
   SHOAL_ASSIGN_OR_RETURN(r.folder, FindCheckpoint(run));
   SHOAL_ASSIGN_OR_RETURN(r.job, JobOfRun(run, r.folder));
@@ -127,9 +135,10 @@ absl::StatusOr<Restored> Restore(const std::string& run) {
   r.pool = std::make_unique<ThreadPool>(std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   SHOAL_ASSIGN_OR_RETURN(r.arena, Arena::Create(int64_t{64} << 30, DeviceKind::kCpu));
   SHOAL_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(r.folder));
+  r.which = WhichText(reader, weights);
   OpContext ops{.pool = r.pool.get()};
   for (const Param* param : r.model->params()) {
-    SHOAL_ASSIGN_OR_RETURN(const Tensor values, reader.Read(param->name));
+    SHOAL_ASSIGN_OR_RETURN(const Tensor values, reader.ReadWeight(param->name, weights));
     if (values.shape() != param->shape) {
       return absl::DataLossError(absl::StrCat(r.folder, ": tensor '", param->name, "' has shape ",
                                               ShapeString(values.shape()), ", the job's model ",
@@ -138,7 +147,7 @@ absl::StatusOr<Restored> Restore(const std::string& run) {
     ops::Copy(ops, values, r.params->Weight(*param));
   }
   for (Buffer* buffer : r.model->buffers()) {
-    SHOAL_ASSIGN_OR_RETURN(const Tensor values, reader.Read(buffer->name));
+    SHOAL_ASSIGN_OR_RETURN(const Tensor values, reader.ReadWeight(buffer->name, weights));
     ops::Copy(ops, values, buffer->value);
   }
   return r;
@@ -160,7 +169,7 @@ absl::Status ConvertFromHuggingFace(const std::string& from, const std::string& 
   return absl::OkStatus();
 }
 
-absl::Status ConvertToHuggingFace(const std::string& from, const std::string& to) {
+absl::Status ConvertToHuggingFace(const std::string& from, const std::string& to, Weights weights) {
   SHOAL_ASSIGN_OR_RETURN(const std::string folder, FindCheckpoint(from));
   SHOAL_ASSIGN_OR_RETURN(const config::Job job, JobOfRun(from, folder));
   if (!job.model().has_transformer())
@@ -168,22 +177,28 @@ absl::Status ConvertToHuggingFace(const std::string& from, const std::string& to
         absl::StrCat(from, " is no transformer; its weights can become a .safetensors file in Shoal's names"));
   SHOAL_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(folder));
   return WriteHuggingFace(
-      job.model().transformer(), MultipliersOf(job), [&](const std::string& name) { return reader.Read(name); }, to);
+      job.model().transformer(), MultipliersOf(job),
+      [&](const std::string& name) { return reader.ReadWeight(name, weights); }, to);
 }
 
 }  // namespace
 
-int RunConvert(const std::string& from, const std::string& to) {
+int RunConvert(const std::string& from, const std::string& to, Weights weights) {
   const absl::Status status = IsHuggingFaceFolder(from)            ? ConvertFromHuggingFace(from, to)
-                              : absl::EndsWith(to, ".safetensors") ? ExportWeights(from, to)
-                                                                   : ConvertToHuggingFace(from, to);
+                              : absl::EndsWith(to, ".safetensors") ? ExportWeights(from, to, weights)
+                                                                   : ConvertToHuggingFace(from, to, weights);
   if (!status.ok()) return Fail(status);
-  std::cout << to << " holds the weights of " << from << "\n";
+  std::string which;
+  if (const auto folder = FindCheckpoint(from); folder.ok()) {
+    const auto reader = CheckpointReader::Open(*folder);
+    if (reader.ok()) which = WhichText(*reader, weights);
+  }
+  std::cout << to << " holds the weights of " << from << which << "\n";
   return 0;
 }
 
 int RunSample(const SampleArgs& args) {
-  auto restored = Restore(args.run);
+  auto restored = Restore(args.run, args.weights);
   if (!restored.ok()) return Fail(restored.status());
   const auto& config = restored->job.sample();
   if (!restored->job.model().has_transformer())
@@ -208,8 +223,8 @@ int RunSample(const SampleArgs& args) {
   return 0;
 }
 
-int RunEval(const std::string& run, int64_t max_tokens) {
-  auto restored = Restore(run);
+int RunEval(const std::string& run, int64_t max_tokens, Weights weights) {
+  auto restored = Restore(run, weights);
   if (!restored.ok()) return Fail(restored.status());
   restored->job.mutable_eval()->set_max_tokens(max_tokens);
   restored->job.mutable_eval()->set_max_images(0);
@@ -232,12 +247,12 @@ int RunEval(const std::string& run, int64_t max_tokens) {
   if (!status.ok()) return Fail(status);
   if (count == 0) return Fail(absl::NotFoundError("data.held_out is 0 in this job: nothing to evaluate on"));
   if ((*workload)->unit() == Workload::Unit::kImages) {
-    std::cout << absl::StrFormat("%s: held-out loss %.6f, accuracy %.2f %% over %d images\n", restored->folder,
-                                 sum / count, 100 * correct / count, static_cast<int64_t>(count));
+    std::cout << absl::StrFormat("%s%s: held-out loss %.6f, accuracy %.2f %% over %d images\n", restored->folder,
+                                 restored->which, sum / count, 100 * correct / count, static_cast<int64_t>(count));
     return 0;
   }
-  std::cout << absl::StrFormat("%s: held-out loss %.6f over %d tokens, perplexity %.4f\n", restored->folder,
-                               sum / count, static_cast<int64_t>(count), std::exp(sum / count));
+  std::cout << absl::StrFormat("%s%s: held-out loss %.6f over %d tokens, perplexity %.4f\n", restored->folder,
+                               restored->which, sum / count, static_cast<int64_t>(count), std::exp(sum / count));
   return 0;
 }
 

@@ -51,7 +51,9 @@ absl::StatusOr<std::unique_ptr<RunDir>> PrepareRunDir(const TrainArgs& args, Wea
   job.mutable_runtime()->set_compute(choice.compute);
   reason = choice.reason;
   if (resumes) {
-    const auto changes = ResultChanges(before, job, args.resume_with);
+    std::vector<std::string> accepted = args.resume_with;
+    if (args.reset_optimizer == ResetOptimizer::kYes) accepted.insert(accepted.end(), {"optim", "optim.kind"});
+    const auto changes = ResultChanges(before, job, accepted);
     if (!changes.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "run directory ", path, " was started with another job; fields that affect results differ:\n  ",
@@ -101,7 +103,7 @@ absl::Status TrainRank(const TrainArgs& args, config::Job job, const std::string
   }
   SHOAL_ASSIGN_OR_RETURN(const auto log, RankLog::Open(run_dir, world.rank()));
   log->Line(absl::StrCat("process ", ::getpid(), " on ", rank.host, ", ", rank.pool->threads(), " threads"));
-  TrainerOptions options{.job = job, .run_dir = run_dir, .log = log.get()};
+  TrainerOptions options{.job = job, .run_dir = run_dir, .reset_optimizer = args.reset_optimizer, .log = log.get()};
   const auto outcome = Train(rank, world, options);
   if (!outcome.ok()) log->Line(absl::StrCat("failed: ", outcome.status().message()));
   if (!talks) return outcome.status();
@@ -125,11 +127,11 @@ absl::Status TrainRank(const TrainArgs& args, config::Job job, const std::string
 int RunTrain(const TrainArgs& args) {
   auto loaded = LoadJob(args.job.job, args.job.sets);
   if (!loaded.ok()) return Fail(loaded.status());
-  auto job = ResolveJob(*loaded, args.local_ranks);
+  const bool mpi = args.local_ranks == 0 && UnderMpiLauncher();
+  auto job = ResolveJob(*loaded, mpi ? 0 : std::max(1, args.local_ranks));
   if (!job.ok()) return Fail(job.status());
   const std::string run_dir = args.run_dir.empty() ? "runs/" + job->name() : args.run_dir;
   const CommOptions options = CommOptionsOf(*job, run_dir);
-  const bool mpi = args.local_ranks == 0 && UnderMpiLauncher();
   InstallStopSignals(mpi ? DirectSignals::kLeave : DirectSignals::kHandle);
   const std::string how_to_stop =
       absl::StrCat("to stop and save: shoal stop ", run_dir, mpi ? ", or SIGUSR1 to mpirun" : ", or Ctrl-C");

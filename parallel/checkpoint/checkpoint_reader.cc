@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "parallel/box.h"
 #include "parallel/checkpoint/safetensors.h"
+#include "parallel/state.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 
@@ -60,6 +61,15 @@ absl::StatusOr<Tensor> CheckpointReader::Read(const std::string& name) const {
     CopyOverlap(view, {{size}, {piece.begin}, {piece.end - piece.begin}}, out, WholeBox({size}));
   }
   return out.View(at->second.shape);
+}
+
+bool CheckpointReader::has_averages() const {
+  const auto at = manifest_.integers.find(kAverageUpdates);
+  return at != manifest_.integers.end() && at->second > 0;
+}
+
+absl::StatusOr<Tensor> CheckpointReader::ReadWeight(const std::string& name, Weights which) const {
+  return Read(which == Weights::kAverages && has_averages() ? AverageName(name) : name);
 }
 
 absl::StatusOr<std::string> InspectCheckpoint(const std::string& path) {
@@ -127,13 +137,13 @@ absl::StatusOr<std::string> DiffCheckpoints(const std::string& a, const std::str
   return text;
 }
 
-absl::Status ExportWeights(const std::string& path, const std::string& out_file) {
+absl::Status ExportWeights(const std::string& path, const std::string& out_file, Weights which) {
   SHOAL_ASSIGN_OR_RETURN(const std::string folder, FindCheckpoint(path));
   SHOAL_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(folder));
   std::vector<NamedTensor> tensors;
   for (const auto& [name, tensor] : reader.manifest().tensors) {
     if (absl::StrContains(name, "/")) continue;
-    SHOAL_ASSIGN_OR_RETURN(Tensor values, reader.Read(name));
+    SHOAL_ASSIGN_OR_RETURN(Tensor values, reader.ReadWeight(name, which));
     tensors.push_back({name, std::move(values)});
   }
   SHOAL_RETURN_IF_ERROR(WriteSafetensors(PosixFiles(), out_file + ".tmp", tensors));

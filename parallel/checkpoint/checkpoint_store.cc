@@ -78,6 +78,11 @@ class Loader : public StateVisitor {
   void Scalar(absl::string_view name, int64_t& value) override { Take(manifest_.integers, name, value); }
   void Scalar(absl::string_view name, double& value) override { Take(manifest_.reals, name, value); }
   void Blob(absl::string_view name, std::string& value) override { Take(manifest_.blobs, name, value); }
+  bool Has(absl::string_view name) const override {
+    const std::string key(name);
+    return manifest_.tensors.contains(key) || manifest_.integers.contains(key) || manifest_.reals.contains(key) ||
+           manifest_.blobs.contains(key);
+  }
   absl::Status status;
 
  private:

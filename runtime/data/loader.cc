@@ -68,20 +68,25 @@ std::vector<std::vector<std::vector<int>>> ShareBatch(absl::Span<const int32_t> 
 
 struct Loader::Shared {
   Shared(const TrainingData& training_data, const LoaderOptions& loader_options, int64_t first)
-      : data(training_data), options(loader_options), sampler(training_data, loader_options.seed), position(first) {}
+      : data(training_data),
+        options(loader_options),
+        sampler(training_data, loader_options.seed),
+        size(options.global_batch.has_tokens() ? options.global_batch.tokens() : options.global_batch.sequences()),
+        position(first),
+        taken(first) {}
 
-  StepBatch Make(int64_t first) const {
+  StepBatch Make(int64_t first, int64_t global) const {
     StepBatch batch;
     batch.first_position = first;
-    const auto& size = options.global_batch;
+    const bool by_tokens = options.global_batch.has_tokens();
     std::vector<const Sample*> samples;
     for (;;) {
       const Sample& next = sampler.At(first + static_cast<int64_t>(samples.size()));
-      if (size.has_tokens() && !samples.empty() && batch.global_tokens + next.predictions > size.tokens()) break;
+      if (by_tokens && !samples.empty() && batch.global_tokens + next.predictions > global) break;
       samples.push_back(&next);
       batch.global_tokens += next.predictions;
       batch.lengths.push_back(next.predictions);
-      if (size.has_sequences() && static_cast<int64_t>(samples.size()) >= size.sequences()) break;
+      if (!by_tokens && static_cast<int64_t>(samples.size()) >= global) break;
     }
     batch.next_position =
         options.repeat == LoaderOptions::Repeat::kFirstBatch ? first : first + static_cast<int64_t>(samples.size());
@@ -94,23 +99,28 @@ struct Loader::Shared {
   }
 
   void Produce() {
+    std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
-      StepBatch batch = Make(position);
-      position = batch.next_position;
-      std::unique_lock<std::mutex> lock(mutex);
       changed.wait(lock, [&] { return stop || static_cast<int>(ready.size()) < std::max(1, options.prefetch_steps); });
       if (stop) return;
+      const int64_t first = position, global = size;
+      lock.unlock();
+      StepBatch batch = Make(first, global);
+      lock.lock();
+      if (first != position || global != size) continue;  // the size has changed meanwhile
+      position = batch.next_position;
       ready.push_back(std::move(batch));
       changed.notify_all();
     }
   }
 
   const TrainingData& data;
-  LoaderOptions options;
+  const LoaderOptions options;
   Sampler sampler;
-  int64_t position;
   std::mutex mutex;
   std::condition_variable changed;
+  int64_t size;             // of the batches made ahead, in the unit of options.global_batch
+  int64_t position, taken;  // where the next batch to make begins; where the last one taken ended
   std::deque<StepBatch> ready;
   bool stop = false;
   std::thread thread;
@@ -140,11 +150,18 @@ absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(const TrainingData& data,
   return std::unique_ptr<Loader>(new Loader(std::make_unique<Shared>(data, options, first_position)));
 }
 
-StepBatch Loader::Next() {
+StepBatch Loader::Next(int64_t global) {
   std::unique_lock<std::mutex> lock(shared_->mutex);
+  if (global != shared_->size) {
+    shared_->size = global;
+    shared_->position = shared_->taken;
+    shared_->ready.clear();
+    shared_->changed.notify_all();
+  }
   shared_->changed.wait(lock, [&] { return !shared_->ready.empty(); });
   StepBatch batch = std::move(shared_->ready.front());
   shared_->ready.pop_front();
+  shared_->taken = batch.next_position;
   lock.unlock();
   shared_->changed.notify_all();
   return batch;

@@ -30,7 +30,7 @@ struct StepBatch {
 };
 
 struct LoaderOptions {
-  config::Size global_batch;
+  config::Size global_batch;                // the unit of all batches, and what is made ahead first
   std::optional<config::Size> micro_batch;  // per rank; none: one micro-batch per step
   uint64_t seed = 1;
   int rank = 0, ranks = 1;
@@ -49,7 +49,9 @@ class Loader {
   static absl::StatusOr<std::unique_ptr<Loader>> Create(const TrainingData& data, const LoaderOptions& options,
                                                         int64_t first_position);
   ~Loader();
-  StepBatch Next();  // in order; waits for the prefetch thread
+  // The next batch of `global` units over all ranks, in order; waits for the prefetch thread. A number other than the
+  // last one discards what was made ahead, so the step after a change waits for its batch.
+  StepBatch Next(int64_t global);
 
  private:
   struct Shared;

@@ -160,6 +160,11 @@ absl::Status WriteReport(const std::string& run_dir, const std::string& out) {
   html += TimeShares(records);
   html += LineFigure("Learning rate", {MetricSeries(records, "learning_rate", "learning rate")}, kFromZero);
   html += LineFigure("Gradient norm", {MetricSeries(records, "grad_norm", "gradient norm")}, kFromZero);
+  LineFigureOptions batch = kFromZero;
+  batch.ceiling = 4 * last.value("samples", 0.0);  // noise scales of steps that hardly see a gradient are huge
+  html += LineFigure("Growing batch, samples",
+                     {MetricSeries(records, "samples", "batch"), MetricSeries(records, "noise_scale", "noise scale")},
+                     batch);
   html += LineFigure("Memory of rank 0, GiB",
                      {MetricSeries(records, "memory_bytes", "measured", 1 / kGiB),
                       MetricSeries(records, "memory_predicted_bytes", "predicted", 1 / kGiB)},

@@ -35,6 +35,8 @@ std::string StepLine(const StepRecord& r) {
   } else {
     absl::StrAppendFormat(&line, " | mem %.1f GiB", static_cast<double>(r.memory_bytes) / kGiB);
   }
+  if (r.batch > 0) absl::StrAppendFormat(&line, " | batch %d", r.batch);
+  if (!std::isnan(r.noise_scale)) absl::StrAppendFormat(&line, " (noise scale %.4g samples)", r.noise_scale);
   if (r.mfu > 0) absl::StrAppendFormat(&line, " | mfu %.0f%%", 100 * r.mfu);
   absl::StrAppendFormat(&line, " | ETA %s", HumanDuration(r.eta_seconds));
   if (r.allocation_left_seconds >= 0)
@@ -66,6 +68,11 @@ std::string StepJson(const StepRecord& r) {
                       {"mfu", r.mfu},
                       {"lengths", r.lengths}};
   if (r.predicted_seconds > 0) j["predicted_seconds"] = r.predicted_seconds;
+  if (r.batch > 0) {
+    j["batch"] = r.batch;
+    j["samples"] = r.samples;
+  }
+  if (!std::isnan(r.noise_scale)) j["noise_scale"] = number(r.noise_scale);
   if (!r.skip_reason.empty()) j["skipped"] = r.skip_reason;
   if (!r.slowest_rank.empty()) {
     j["slowest_rank"] = r.slowest_rank;

@@ -22,7 +22,9 @@ struct StepRecord {
   double slowest_share = 0;  // share of this start's steps in which it was the slowest
   enum class Straggler : uint8_t { kNo, kYes } straggler = Straggler::kNo;  // it holds up the others, and mostly it
   std::vector<int32_t> lengths;
-  std::string skip_reason;  // empty: the step was taken
+  int64_t batch = 0, samples = 0;  // where the global batch grows: it in its own unit, and its samples; 0: constant
+  double noise_scale = std::numeric_limits<double>::quiet_NaN();  // of gradients, in samples; NaN: not measured
+  std::string skip_reason;                                        // empty: the step was taken
   double accuracy =
       std::numeric_limits<double>::quiet_NaN();  // share of the step's images that were classified correctly
   double eval_accuracy = std::numeric_limits<double>::quiet_NaN();

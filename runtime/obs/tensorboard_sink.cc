@@ -113,6 +113,8 @@ absl::Status TensorBoardSink::Write(const StepRecord& r) {
   if (std::isfinite(r.eval_accuracy)) scalar("accuracy/held_out", r.eval_accuracy);
   scalar("optimizer/learning_rate", r.learning_rate);
   scalar("optimizer/grad_norm", r.grad_norm);
+  if (r.batch > 0) scalar("batch/samples", static_cast<double>(r.samples));
+  if (!std::isnan(r.noise_scale)) scalar("batch/noise_scale", r.noise_scale);
   scalar("time/step_seconds", r.seconds);
   scalar("time/comm_exposed_seconds", r.comm_exposed_seconds);
   const bool tokens = r.unit == StepRecord::Unit::kTokens;
@@ -136,6 +138,7 @@ absl::Status WritePrometheus(const std::string& path, const std::string& job, co
   gauge("loss", r.loss, "training loss of the newest step");
   gauge("grad_norm", r.grad_norm, "global gradient norm before clipping");
   gauge("learning_rate", r.learning_rate, "scheduled learning rate");
+  if (r.batch > 0) gauge("batch_samples", static_cast<double>(r.samples), "samples of the newest step, all ranks");
   gauge("step_seconds", r.seconds, "wall time of the newest step");
   const bool tokens = r.unit == StepRecord::Unit::kTokens;
   gauge(tokens ? "tokens_per_second" : "images_per_second",

@@ -151,6 +151,11 @@ TEST(Config, ResolvedTextReadsBackAndOnlyResultsCount) {
   again.mutable_optim()->set_learning_rate(1);
   EXPECT_THAT(ResultChanges(*job, again, {}), testing::ElementsAre("optim.learning_rate: unset -> 1"));
   EXPECT_TRUE(ResultChanges(*job, again, {"optim.learning_rate"}).empty());
+  EXPECT_TRUE(ResultChanges(*job, again, {"optim"}).empty()) << "a group accepts its fields";
+  EXPECT_EQ(ResultChanges(*job, again, {"opt"}).size(), 1u);
+  again.mutable_optim()->mutable_sgd();
+  EXPECT_THAT(ResultChanges(*job, again, {"optim"}), testing::ElementsAre(HasSubstr("optim.kind: AdamW -> SGD")));
+  EXPECT_TRUE(ResultChanges(*job, again, {"optim", "optim.kind"}).empty());
 }
 
 }  // namespace

@@ -27,6 +27,28 @@ echo 'model { transformer { layers: 1 width: 16 heads: 2 } } data { dataset { pa
 check "valid" 0 "is valid" "$shoal" validate "$work/job"
 check "several errors" 2 "did you mean 'layers'" "$shoal" validate "$work/job" --set model.transformer.layrs=3
 check "cuda" 2 "this build has no CUDA back end" "$shoal" validate "$work/job" --set runtime.device=CUDA
+# wrong NAME TEXT FIELD=VALUE...: such a job ends with 2 and says TEXT.
+wrong() {
+  local name=$1 text=$2 sets=()
+  shift 2
+  for set in "$@"; do sets+=(--set "$set"); done
+  check "$name" 2 "$text" "$shoal" validate "$work/job" "${sets[@]}"
+}
+wrong "two optimizers" "exclude each other" 'optim={ adamw {} sgd {} }'
+wrong "another optimizer's field" "unknown field 'optim.sgd.beta1'; it takes: momentum" 'optim.sgd={ beta1: 0.9 }'
+wrong "an option out of range" "optim.adamw.beta1 is 2; it lies in [0, 1)" 'optim.adamw={ beta1: 2 }'
+wrong "a group that nothing falls to" "optim.group.match 'layer9' matches no parameter; there are tokens.weight, " 'optim.group={ match: "layer9" }'
+wrong "a group without a match" "optim.group has no match" 'optim.group={ weight_decay: 0.1 }'
+wrong "a group that is no regular expression" "'(' is no regular expression" 'optim.group={ match: "(" }'
+wrong "AdamW adapts nothing" "optim.group.adapt does not apply to AdamW" 'optim.group={ match: "norm" adapt: true }'
+wrong "SGD has no epsilon" "optim.group.epsilon does not apply to SGD" optim.sgd={} 'optim.group={ match: "norm" epsilon: 1e-6 }'
+wrong "SGD has no width rule" "optim.width_rule does not apply to SGD" optim.sgd={} 'optim.width_rule={ base_width: 8 }'
+wrong "LARS has no time scales" "optim.reference_batch does not apply to LARS" optim.lars={} 'optim.reference_batch={ tokens: 64 }'
+wrong "AdaGrad-Norm has no moments" "optim.moments: BF16 does not apply to AdaGrad-Norm" optim.adagrad_norm={} optim.moments=BF16
+wrong "Muon of vectors" "which Muon updates without it" optim.muon={} 'optim.group={ match: "norm" update: MUON }'
+wrong "a split of nothing" "optim.muon.split.match 'layer9' matches no matrix" 'optim.muon={ split { match: "layer9" rows: 3 } }'
+wrong "a split of other rows" "sum up to 3, but 'blocks.0.attention.q.weight' has 16 rows" 'optim.muon={ split { match: "attention.q" rows: 3 } }'
+wrong "a noise group of nothing" "optim.muon.noise_adaptive.group 'layer9' matches no matrix" 'optim.muon={ noise_adaptive { group: "layer9" } }'
 check "missing data" 3 "shoal data build" "$shoal" train "$work/job" --run_dir "$work/run0"
 check "state of a failed run" 0 "failed: " cat "$work/run0/state"
 mkdir "$work/texts"
@@ -38,6 +60,10 @@ check "too little memory" 5 "too little memory on" "$shoal" train "$work/job" --
 check "train" 0 "finished at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --local_ranks=2
 check "resume refuses another job" 2 "seed: unset -> 9" "$shoal" train "$work/job" --run-dir "$work/run" --set seed=9
 check "resume accepts named fields" 0 "resumed at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --resume_with duration.steps
+check "another optimizer" 2 "optim.kind: AdamW -> SGD, whose moments only --reset_optimizer starts anew" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --set 'optim={ sgd {} }'
+check "another optimizer by its group" 2 "optim.kind: AdamW -> SGD" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --set 'optim={ sgd { nesterov: true } }' --resume_with optim
+check "another optimizer with fresh moments" 0 "resumed at step 3" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 5 }' --set 'optim={ sgd {} learning_rate: 0.01 }' --resume_with duration --reset_optimizer
+check "an alias of a field" 2 "data.images is for image models" "$shoal" train "$work/job" --run_dir "$work/run" --skip_bad_images
 check "eval" 0 "held-out loss" "$shoal" eval "$work/run"
 check "sample" 0 "1" "$shoal" sample "$work/run" --prompt 1 --tokens 5
 check "inspect" 0 "tokens.weight" "$shoal" inspect "$work/run"
@@ -68,6 +94,20 @@ check "an allocation about to end" 0 "stopped at step 1" env SLURM_JOB_END_TIME=
 check "a named calibration must be there" 3 "no calibration of" "$shoal" train "$work/job" --run_dir "$work/run9" --set runtime.calibration="$work/none.json"
 check "truncated data" 3 "truncated" bash -c "head -c 30 $work/d.idx >$work/t.idx; cp $work/d.bin $work/t.bin; $shoal train $work/job --run_dir $work/run3 --set 'data.dataset={ path: \"$work/t\" }'"
 check "over-long documents" 3 "document" "$shoal" train "$work/job" --run_dir "$work/run4" --set data.over_long=ERROR
+check "averages of weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run11" --set 'optim.ema={ decay: 0.5 }'
+check "eval takes the averages" 0 "(averages of weights): held-out loss" "$shoal" eval "$work/run11"
+check "eval without them" 0 "00000002: held-out loss" "$shoal" eval "$work/run11" --no_ema
+check "convert takes the averages" 0 "(averages of weights)" "$shoal" convert "$work/run11" "$work/ema.safetensors"
+check "convert without them" 0 "" "$shoal" convert "$work/run11" "$work/no_ema.safetensors" --no_ema
+check "the two differ" 1 "differ" cmp "$work/ema.safetensors" "$work/no_ema.safetensors"
+check "plan names them" 0 "averages of weights" "$shoal" plan "$work/job" --set 'optim.ema={ decay: 0.5 }'
+check "averages have a horizon" 2 "optim.ema names no horizon" "$shoal" validate "$work/job" --set 'optim.ema={ ramp_up: true }'
+growth=(--set 'global_batch={ tokens: 64 }' --set 'duration={ samples: 60 }' --set 'optim.batch_growth={ eta: 0.5 test_every: 1 max { tokens: 512 } }')
+check "a growing batch" 0 "the batch grows from 64 to " "$shoal" train "$work/job" --run_dir "$work/run12" --local_ranks=2 "${growth[@]}" --set 'micro_batch={ tokens: 32 }'
+check "its report" 0 "" "$shoal" report "$work/run12"
+check "its figure" 0 "Growing batch" cat "$work/run12/report.html"
+check "growth of one rank needs two micro-batches" 2 "micro_batch is 33 and global_batch 64; take a micro_batch of at most 32, or 2 ranks" "$shoal" train "$work/job" --run_dir "$work/run13" "${growth[@]}" --set 'micro_batch={ tokens: 33 }'
+check "growth keeps memory" 2 "write micro_batch" "$shoal" validate "$work/job" "${growth[@]}"
 echo "$(hostname) $$" >"$work/run/lock"
 check "locked run directory" 7 "is in use by process $$" "$shoal" train "$work/job" --run_dir "$work/run"
 exit $((failures > 0))

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -16,6 +17,8 @@
 #include "launch/resolve.h"
 #include "launch/spectra.h"
 #include "launch/stop_request.h"
+#include "parallel/checkpoint/checkpoint_reader.h"
+#include "parallel/state.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/data/indexed_dataset.h"
@@ -39,7 +42,7 @@ class TrainerTest : public testing::Test {
     ASSERT_TRUE(writer->Finish().ok());
   }
 
-  config::Job Job(const std::vector<std::string>& sets = {}) const {
+  absl::StatusOr<config::Job> Resolved(const std::vector<std::string>& sets, int ranks) const {
     LoadedJob loaded;
     ConfigErrors errors;
     ParseTextConfig(R"(
@@ -52,9 +55,13 @@ class TrainerTest : public testing::Test {
     loaded.job.mutable_data()->add_dataset()->set_path(folder_ + "/data");
     for (const auto& set : sets) ApplySet(set, "--set", loaded.job, errors, loaded.places);
     EXPECT_TRUE(errors.Result().ok()) << errors.Result();
-    auto job = ResolveJob(loaded, 0);
+    SHOAL_ASSIGN_OR_RETURN(config::Job job, ResolveJob(loaded, ranks));
+    job.mutable_runtime()->set_compute(SettleCompute(job, WeakestHost::kHasNone).compute);
+    return job;
+  }
+  config::Job Job(const std::vector<std::string>& sets = {}) const {
+    const auto job = Resolved(sets, 0);
     EXPECT_TRUE(job.ok()) << job.status();
-    job->mutable_runtime()->set_compute(SettleCompute(*job, WeakestHost::kHasNone).compute);
     return *job;
   }
 
@@ -64,17 +71,23 @@ class TrainerTest : public testing::Test {
     std::string weights;
     TrainOutcome outcome;
   };
-  Result Run(const config::Job& job, int ranks, const std::string& run_dir = "", int threads = 1) const {
+  // Trains with these options on thread ranks; what rank 0 saw.
+  static Result Start(TrainerOptions options, int ranks, int threads = 1) {
     Result result;
-    if (!run_dir.empty()) std::filesystem::create_directories(run_dir + "/checkpoints");
+    if (!options.run_dir.empty()) std::filesystem::create_directories(options.run_dir + "/checkpoints");
+    options.console = TrainerOptions::Console::kQuiet;
     result.status = RunThreadRanks(ranks, {}, [&](int r, Communicator& world) -> absl::Status {
       RankContext rank{.rank = r, .size = ranks, .host = "", .pool = std::make_unique<ThreadPool>(threads)};
-      TrainerOptions options{.job = job, .run_dir = run_dir, .console = TrainerOptions::Console::kQuiet};
-      if (r == 0) options.losses = &result.losses, options.weights = &result.weights;
-      SHOAL_ASSIGN_OR_RETURN(const TrainOutcome outcome, Train(rank, world, options));
+      TrainerOptions mine = options;
+      if (r == 0) mine.losses = &result.losses, mine.weights = &result.weights;
+      SHOAL_ASSIGN_OR_RETURN(const TrainOutcome outcome, Train(rank, world, mine));
       if (r == 0) result.outcome = outcome;
       return absl::OkStatus();
     });
+    return result;
+  }
+  static Result Run(const config::Job& job, int ranks, const std::string& run_dir = "", int threads = 1) {
+    Result result = Start({.job = job, .run_dir = run_dir}, ranks, threads);
     EXPECT_TRUE(result.status.ok()) << result.status;
     return result;
   }
@@ -130,6 +143,167 @@ TEST_F(TrainerTest, ResumesOnAnotherNumberOfRanks) {
   const Result rest = Run(Job({"optim.schedule.shape=CONSTANT"}), 2, run);
   ASSERT_EQ(rest.losses.size(), 5u);
   for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(rest.losses[i], whole.losses[3 + i], 2e-5 * whole.losses[3 + i]);
+}
+
+TEST_F(TrainerTest, AnotherOptimizersCheckpointIsRefusedOrItsMomentsAreLeft) {
+  const std::string run = folder_ + "/run";
+  const Result adamw = Run(Job({"duration.steps=3"}), 2, run);
+  TrainerOptions options{.job = Job({"optim.sgd={ momentum: 0.9 }", "duration.steps=5"}), .run_dir = run};
+  const absl::Status refused = Start(options, 2).status;
+  EXPECT_THAT(refused.message(), testing::HasSubstr("the optimizer state of AdamW and this job trains with SGD"));
+  EXPECT_EQ(ExitCodeFor(refused), ExitCode::kConfig);
+  options.reset_optimizer = ResetOptimizer::kYes;
+  const Result sgd = Start(options, 2);
+  ASSERT_EQ(sgd.status, absl::OkStatus());
+  EXPECT_EQ(sgd.losses.size(), 2u) << "it goes on at step 4";
+  EXPECT_EQ(sgd.outcome.step, 5);
+  // The same data with the same weights: what comes first is the loss that the first optimizer would have seen.
+  EXPECT_EQ(sgd.losses[0], Run(Job({"duration.steps=4"}), 2).losses[3]);
+}
+
+TEST_F(TrainerTest, AveragesAreEvaluatedAndLeaveTrainingAlone) {
+  const std::vector<std::string> sets = {"optim.ema={ decay: 0.7 }", "eval.every={ steps: 3 }"};
+  const Result plain = Run(Job(), 1), one = Run(Job(sets), 1);
+  EXPECT_EQ(one.weights, plain.weights) << "the weights are back after each evaluation";
+  EXPECT_GT(one.outcome.eval_loss, 1.0001 * plain.outcome.eval_loss) << "averages lag behind while it learns";
+  EXPECT_EQ(Run(Job({"optim.ema={ decay: 0 }"}), 1).outcome.eval_loss, plain.outcome.eval_loss);
+  EXPECT_EQ(Run(Job(sets), 1, "", 3).outcome.eval_loss, one.outcome.eval_loss) << "threads";
+  for (const auto& layout : std::vector<std::pair<int, std::string>>{
+           {2, "parallel.zero=1"}, {3, "parallel.zero=0"}, {4, "micro_batch={ tokens: 64 }"}}) {
+    auto with = sets;
+    with.push_back(layout.second);
+    const Result got = Run(Job(with), layout.first);
+    EXPECT_NEAR(got.outcome.eval_loss, one.outcome.eval_loss, 2e-5 * one.outcome.eval_loss) << layout.second;
+  }
+}
+
+TEST_F(TrainerTest, ResumedAveragesEqualUninterrupted) {
+  int number = 0;
+  for (const char* compute : {"FP32", "BF16"}) {
+    for (const char* ema : {"optim.ema={ half_life { tokens: 900 } }", "optim.ema={ decay: 0.9 ramp_up: true }"}) {
+      const std::string run = folder_ + "/run" + std::to_string(number++);
+      const std::vector<std::string> sets = {"optim.schedule.shape=CONSTANT", ema, "eval.every={ steps: 2 }",
+                                             std::string("runtime.compute=") + compute};
+      auto part = sets;
+      part.emplace_back("duration.steps=3");
+      const Result whole = Run(Job(sets), 2);
+      Run(Job(part), 2, run);
+      const Result rest = Run(Job(sets), 2, run);
+      EXPECT_EQ(rest.losses.size(), 5u);
+      EXPECT_EQ(rest.weights, whole.weights);
+      EXPECT_EQ(rest.outcome.eval_loss, whole.outcome.eval_loss) << ema << " " << compute;
+    }
+  }
+}
+
+TEST_F(TrainerTest, AveragesMayBeginInARunThatHadNone) {
+  const std::string run = folder_ + "/run";
+  Run(Job({"duration.steps=3"}), 1, run);
+  const Result rest = Run(Job({"optim.ema={ decay: 0.9 }"}), 2, run);
+  EXPECT_EQ(rest.outcome.step, 8);
+  const auto folder = FindCheckpoint(run);
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const auto reader = CheckpointReader::Open(*folder);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  EXPECT_EQ(reader->manifest().integers.at(kAverageUpdates), 5);
+  EXPECT_NE(reader->ReadWeight("tokens.weight", Weights::kAverages)->data<float>()[0],
+            reader->ReadWeight("tokens.weight", Weights::kTrained)->data<float>()[0]);
+}
+
+// Small batches of a run that grows them, with a constant rate.
+const std::vector<std::string> kGrowth = {"global_batch={ tokens: 128 }", "micro_batch={ tokens: 64 }",
+                                          "duration={ samples: 200 }", "optim.schedule={ shape: CONSTANT }",
+                                          "optim.batch_growth={ eta: 0.7 test_every: 2 max { tokens: 640 } }"};
+std::vector<std::string> With(std::vector<std::string> sets, const std::string& more) {
+  sets.push_back(more);
+  return sets;
+}
+
+// Of every step that metrics.jsonl has, in order.
+std::vector<double> Metric(const std::string& run_dir, const char* field) {
+  std::vector<double> values;
+  std::ifstream in(run_dir + "/metrics.jsonl");
+  for (std::string line; std::getline(in, line);) {
+    const auto record = nlohmann::json::parse(line);
+    if (record.contains(field) && record[field].is_number()) values.push_back(record[field].get<double>());
+  }
+  return values;
+}
+
+TEST_F(TrainerTest, BatchesGrowInMicroBatchesAndNeverShrink) {
+  for (const int ranks : {1, 2, 3}) {
+    const std::string run = folder_ + "/run" + std::to_string(ranks);
+    const Result result = Run(Job(kGrowth), ranks, run);
+    const auto batches = Metric(run, "batch"), samples = Metric(run, "samples");
+    ASSERT_EQ(batches.size(), result.losses.size());
+    EXPECT_EQ(batches.front(), 128);
+    for (size_t i = 1; i < batches.size(); ++i) {
+      EXPECT_GE(batches[i], batches[i - 1]) << "step " << i + 1;
+      EXPECT_TRUE(batches[i] == 128 || static_cast<int64_t>(batches[i]) % (64 * ranks) == 0) << batches[i];
+      EXPECT_TRUE(i % 2 == 0 || batches[i] == batches[i - 1]) << "noise is measured in every second step";
+    }
+    EXPECT_GT(batches.back(), 128) << ranks << " ranks";
+    EXPECT_LE(batches.back(), 640);
+    EXPECT_GT(samples.back(), samples.front());
+    EXPECT_FALSE(Metric(run, "noise_scale").empty());
+    EXPECT_EQ(Run(Job(kGrowth), ranks, "", 3).weights, result.weights) << "threads";
+  }
+}
+
+TEST_F(TrainerTest, ResumedGrowthEqualsUninterrupted) {
+  for (const int ranks : {1, 2}) {
+    const std::string run = folder_ + "/run" + std::to_string(ranks),
+                      one_go = folder_ + "/whole" + std::to_string(ranks);
+    const auto sets = With(kGrowth, "optim.ema={ half_life { samples: 30 } }");
+    const Result whole = Run(Job(sets), ranks, one_go);
+    for (const char* samples : {"9", "40", "95"}) {
+      Run(Job(With(sets, std::string("duration.samples=") + samples)), ranks, run);
+    }
+    const Result rest = Run(Job(sets), ranks, run);
+    EXPECT_LT(rest.losses.size(), whole.losses.size());
+    EXPECT_EQ(rest.weights, whole.weights) << ranks << " ranks";
+    EXPECT_EQ(rest.outcome.eval_loss, whole.outcome.eval_loss);
+    EXPECT_EQ(Metric(run, "batch"), Metric(one_go, "batch"));
+    EXPECT_EQ(Metric(run, "noise_scale"), Metric(one_go, "noise_scale"));
+  }
+}
+
+TEST_F(TrainerTest, AGrownBatchStaysOnAnotherNumberOfRanks) {
+  const std::string run = folder_ + "/run";
+  Run(Job(With(kGrowth, "duration.samples=100")), 3, run);
+  const auto before = Metric(run, "batch");
+  Run(Job(kGrowth), 1, run);
+  const auto after = Metric(run, "batch");
+  ASSERT_GT(after.size(), before.size());
+  EXPECT_GT(before.back(), 128);
+  EXPECT_TRUE(std::is_sorted(after.begin(), after.end()));
+}
+
+TEST_F(TrainerTest, GrowthSaysWhatItCannotDo) {
+  struct Row {
+    int ranks;
+    std::string set, message;
+  };
+  const std::vector<Row> rows = {
+      {0, "optim.batch_growth={ eta: 0.5 }", "batch_growth.max is the batch to grow to, in the unit of global_batch"},
+      {0, "optim.batch_growth.max={ sequences: 9 }", "in the unit of global_batch; write max { tokens: 2048 }"},
+      {0, "optim.batch_growth.max={ tokens: 128 }", "the batch cannot grow"},
+      {0, "micro_batch={ sequences: 2 }", "write micro_batch in the unit of global_batch, micro_batch { tokens: N }"},
+      {0, "global_batch={ tokens: 95 }", "one sequence may have 48; take at least 96"},
+      {0, "optim.schedule.shape=COSINE", "duration is in steps and optim.batch_growth is set: steps become larger"},
+      {0, "optim.schedule.warmup={ steps: 2 }", "optim.schedule.warmup is in steps and optim.batch_growth is set"},
+      {1, "micro_batch={ tokens: 65 }", "take a micro_batch of at most 64, or 2 ranks"},
+      {4, "optim.batch_growth.max={ tokens: 130 }", "132 is the least that lets 128 grow"}};
+  for (const Row& row : rows) {
+    // In a run of steps, which grows as long as its rate is constant.
+    const absl::Status status = Resolved(With(With(kGrowth, "duration={ steps: 9 }"), row.set), row.ranks).status();
+    EXPECT_THAT(status.message(), testing::HasSubstr(row.message)) << row.set;
+    EXPECT_EQ(ExitCodeFor(status), ExitCode::kConfig);
+  }
+  // Under mpirun the number of ranks is known only when they have started.
+  const absl::Status late = Start({.job = Job(With(kGrowth, "micro_batch={ tokens: 100 }")), .run_dir = ""}, 1).status;
+  EXPECT_THAT(late.message(), testing::HasSubstr("take a micro_batch of at most 64, or 2 ranks"));
+  EXPECT_EQ(ExitCodeFor(late), ExitCode::kConfig);
 }
 
 TEST_F(TrainerTest, Bf16FollowsFp32) {
@@ -301,6 +475,50 @@ TEST_F(ImageTrainerTest, ResumedEqualsUninterruptedWithItsRunningStatistics) {
     EXPECT_EQ(rest.outcome.eval_loss, whole.outcome.eval_loss) << "made with the running statistics";
     EXPECT_EQ(rest.outcome.eval_accuracy, whole.outcome.eval_accuracy);
   }
+}
+
+TEST_F(ImageTrainerTest, AveragesCoverRunningStatistics) {
+  const std::vector<std::string> sets = {"optim.ema={ decay: 0.8 }", "duration.steps=20"};
+  const std::string run = folder_ + "/run";
+  const Result whole = Run(Job(sets), 2);
+  Run(Job({"optim.ema={ decay: 0.8 }", "duration.steps=7"}), 2, run);
+  const Result rest = Run(Job(sets), 2, run);
+  EXPECT_EQ(rest.weights, whole.weights);
+  EXPECT_EQ(rest.outcome.eval_loss, whole.outcome.eval_loss);
+  const CheckpointReader reader = *CheckpointReader::Open(*FindCheckpoint(run));
+  const Tensor average = *reader.ReadWeight("stem.0.norm.running_mean", Weights::kAverages);
+  const Tensor trained = *reader.ReadWeight("stem.0.norm.running_mean", Weights::kTrained);
+  EXPECT_NE(average.data<float>()[0], trained.data<float>()[0]);
+}
+
+TEST_F(ImageTrainerTest, BatchesOfImagesGrow) {
+  const std::vector<std::string> sets = {"global_batch={ images: 12 }", "micro_batch={ images: 6 }",
+                                         "duration={ samples: 400 }",
+                                         "optim.batch_growth={ eta: 0.5 test_every: 2 max { images: 60 } }"};
+  for (const int ranks : {1, 2}) {
+    const std::string run = folder_ + "/run" + std::to_string(ranks);
+    const Result whole = Run(Job(sets), ranks);
+    Run(Job(With(sets, "duration.samples=100")), ranks, run);
+    const Result rest = Run(Job(sets), ranks, run);
+    EXPECT_EQ(rest.weights, whole.weights) << "resumed, " << ranks << " ranks";
+    const auto batches = Metric(run, "batch");
+    EXPECT_TRUE(std::is_sorted(batches.begin(), batches.end()));
+    EXPECT_GT(batches.back(), 12);
+    EXPECT_LE(batches.back(), 60);
+    EXPECT_EQ(static_cast<int64_t>(batches.back()) % (6 * ranks), 0);
+  }
+}
+
+TEST_F(ImageTrainerTest, AGrownBatchWithStatisticsOfAllRanksNeedsEqualShares) {
+  const std::string run = folder_ + "/run";
+  const std::vector<std::string> sets = {"global_batch={ images: 12 }", "micro_batch={ images: 4 }",
+                                         "model.resnet.sync_norm=true", "duration={ samples: 200 }",
+                                         "optim.batch_growth={ eta: 0.1 test_every: 2 max { images: 16 } }"};
+  Run(Job(With(sets, "duration.samples=100")), 2, run);
+  ASSERT_EQ(Metric(run, "batch").back(), 16);
+  const absl::Status status = Start({.job = Job(sets), .run_dir = run}, 3).status;
+  EXPECT_THAT(status.message(), testing::HasSubstr("has grown to 16 images and the job has 3 ranks"));
+  EXPECT_EQ(ExitCodeFor(status), ExitCode::kConfig);
 }
 
 TEST_F(ImageTrainerTest, StatisticsOfAllRanksTakeEqualShares) {

@@ -1,4 +1,4 @@
-// The textbooks and the program against PyTorch, optax and timm: golden/optimizers.json, made by
+// The textbooks and the program against PyTorch, optax, timm and pytorch-optimizer: golden/optimizers.json, made by
 // golden/make_optimizers.py in float64.
 #include <gtest/gtest.h>
 

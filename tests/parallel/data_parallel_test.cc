@@ -129,6 +129,22 @@ float FakeGrad(int rank, int micro, int param, int64_t i) {
       .Normal(static_cast<uint64_t>(rank * 10 + micro), static_cast<uint64_t>(i));
 }
 
+// All micro-batches of a step.
+void FakeBackward(const std::vector<Param>& params, int rank, int micros, DataParallel& dp) {
+  for (int m = 0; m < micros; ++m) {
+    dp.BeginMicroBatch(m + 1 == micros ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
+    for (size_t i = params.size(); i-- > 0;) {
+      if (rank == 0 && i == 2) continue;  // this rank has nothing to give to it
+      const GradSink sink = dp.Grad(params[i]);
+      for (int64_t e = 0; e < params[i].size(); ++e) {
+        float& to = sink.grad.data<float>()[e];
+        to = FakeGrad(rank, m, static_cast<int>(i), e) + (sink.accumulate == ops::Accumulate::kAdd ? to : 0);
+      }
+      dp.Ready(params[i]);
+    }
+  }
+}
+
 enum class Gradients : uint8_t { kOwnMemory, kInArena };
 
 // Two steps of w -= 0.1 g with made-up gradients; the weights of every rank afterwards.
@@ -148,18 +164,7 @@ std::vector<std::vector<float>> Train(int ranks, int zero, int micros, DType com
     dp->InitializeWeights(pool, 5);
     for (int step = 0; step < 2; ++step) {
       dp->BeginStep();
-      for (int m = 0; m < micros; ++m) {
-        dp->BeginMicroBatch(m + 1 == micros ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
-        for (size_t i = params.size(); i-- > 0;) {
-          if (rank == 0 && i == 2) continue;  // this rank has nothing to give to it
-          const GradSink sink = dp->Grad(params[i]);
-          for (int64_t e = 0; e < params[i].size(); ++e) {
-            float& to = sink.grad.data<float>()[e];
-            to = FakeGrad(rank, m, static_cast<int>(i), e) + (sink.accumulate == ops::Accumulate::kAdd ? to : 0);
-          }
-          dp->Ready(params[i]);
-        }
-      }
+      FakeBackward(params, rank, micros, *dp);
       SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
       for (OwnedPiece& piece : dp->pieces()) {
         for (int64_t e = 0; e < piece.master.size(); ++e)
@@ -200,6 +205,37 @@ TEST(DataParallel, StagesAndRanksAgreeBitForBit) {
         }
       }
     }
+  }
+}
+
+TEST(DataParallel, MeasuresTheOwnGradientBeforeItIsReduced) {
+  const auto params = SomeParams();
+  std::vector<const Param*> pointers;
+  for (const Param& p : params) pointers.push_back(&p);
+  for (const int zero : {0, 1}) {
+    const absl::Status status = RunThreadRanks(3, {}, [&](int rank, Communicator& world) -> absl::Status {
+      SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
+      SHOAL_ASSIGN_OR_RETURN(auto dp,
+                             DataParallel::Create(pointers, *mesh, {.zero_stage = zero, .bucket_bytes = 4096}));
+      ThreadPool pool(2);
+      double want = 0;
+      for (size_t i = 0; i < params.size(); ++i) {
+        for (int64_t e = 0; e < params[i].size() && !(rank == 0 && i == 2); ++e) {
+          const int param = static_cast<int>(i);
+          const auto g = static_cast<double>(FakeGrad(rank, 1, param, e) + FakeGrad(rank, 0, param, e));
+          want += g * g;
+        }
+      }
+      for (const bool measures : {true, false, true}) {
+        dp->BeginStep();
+        if (measures) dp->MeasureOwn(pool);
+        FakeBackward(params, rank, 2, *dp);
+        SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
+        EXPECT_NEAR(dp->own_squares(), measures ? want : 0, 1e-6 * want) << "rank " << rank << ", ZeRO " << zero;
+      }
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(status.ok()) << status;
   }
 }
 

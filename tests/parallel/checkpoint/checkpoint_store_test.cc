@@ -220,7 +220,7 @@ TEST_F(CheckpointTest, ToolsReadWholeTensors) {
   EXPECT_EQ(w->data<float>()[kSize - 1], static_cast<float>(kSize));
   EXPECT_THAT(*InspectCheckpoint(dir_), HasSubstr("count = 1"));
   EXPECT_THAT(*DiffCheckpoints(dir_, dir_), HasSubstr("2 of 2 tensors are equal bit for bit"));
-  ASSERT_TRUE(ExportWeights(dir_, dir_ + "/w.safetensors").ok());
+  ASSERT_TRUE(ExportWeights(dir_, dir_ + "/w.safetensors", Weights::kAverages).ok());
   EXPECT_EQ((*SafetensorsFile::Open(dir_ + "/w.safetensors"))->entries().at("w").shape, (Shape{kRows, kColumns}));
 }
 

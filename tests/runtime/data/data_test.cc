@@ -201,7 +201,7 @@ TEST_F(DataTest, AnyNumberOfRanksSeesTheSameBatches) {
       auto loader = *Loader::Create(
           *data, {.global_batch = global, .micro_batch = micro, .seed = 9, .rank = rank, .ranks = ranks}, 0);
       for (int step = 0; step < 6; ++step) {
-        const StepBatch batch = loader->Next();
+        const StepBatch batch = loader->Next(64);
         EXPECT_LE(batch.global_tokens, 64);
         if (rank == 0) micro_count.push_back(batch.micro.size());
         EXPECT_EQ(batch.micro.size(), micro_count[step]) << "ranks differ in their number of micro-batches";
@@ -226,10 +226,28 @@ TEST_F(DataTest, ALoaderStartsAnywhere) {
   options.global_batch.set_sequences(5);
   auto whole = *Loader::Create(*data, options, 0);
   StepBatch third;
-  for (int i = 0; i < 3; ++i) third = whole->Next();
-  const StepBatch resumed = (*Loader::Create(*data, options, 10))->Next();
+  for (int i = 0; i < 3; ++i) third = whole->Next(5);
+  const StepBatch resumed = (*Loader::Create(*data, options, 10))->Next(5);
   EXPECT_EQ(resumed.micro[0].tokens, third.micro[0].tokens);
   EXPECT_EQ(resumed.micro[0].sample_ids, third.micro[0].sample_ids);
+}
+
+TEST_F(DataTest, ABatchOfAnotherSizeGoesOnWhereTheLastEnded) {
+  const auto data = *TrainingData::Open(Config(MakeDataset("d", std::vector<int>(37, 12)), 16), 256);
+  for (const bool tokens : {false, true}) {
+    LoaderOptions options;
+    tokens ? options.global_batch.set_tokens(5 * 11) : options.global_batch.set_sequences(5);
+    options.prefetch_steps = 2;
+    auto loader = *Loader::Create(*data, options, 3);
+    int64_t at = 3;
+    for (const int64_t sequences : {5, 5, 9, 9, 9, 2, 20, 5}) {
+      const StepBatch batch = loader->Next(tokens ? sequences * 11 : sequences);
+      EXPECT_EQ(batch.first_position, at);
+      at += sequences;
+      EXPECT_EQ(batch.next_position, at);
+      EXPECT_EQ(static_cast<int64_t>(batch.lengths.size()), sequences);
+    }
+  }
 }
 
 TEST_F(DataTest, ShareIsBalancedAndWithinLimits) {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <vector>
@@ -42,6 +43,20 @@ TEST(StepLine, IsTheContracts) {
   r.skip_reason = "not finite";
   r.slowest_rank = "rank 3", r.slowest_share = 0.8, r.straggler = StepRecord::Straggler::kYes;
   EXPECT_THAT(StepLine(r), testing::HasSubstr("slowest rank 3 (80% of steps) | SKIPPED: not finite"));
+}
+
+TEST(StepLine, AGrowingBatchIsShownWithTheNoiseWhereItWasMeasured) {
+  StepRecord r = Example();
+  EXPECT_FALSE(nlohmann::json::parse(StepJson(r)).contains("batch")) << "it is constant";
+  r.batch = 8192, r.samples = 96;
+  EXPECT_THAT(StepLine(r), testing::HasSubstr(" | batch 8192 | mfu"));
+  EXPECT_EQ(nlohmann::json::parse(StepJson(r))["samples"], 96);
+  EXPECT_FALSE(nlohmann::json::parse(StepJson(r)).contains("noise_scale"));
+  r.noise_scale = 12.5;
+  EXPECT_THAT(StepLine(r), testing::HasSubstr(" | batch 8192 (noise scale 12.5 samples) | mfu"));
+  EXPECT_EQ(nlohmann::json::parse(StepJson(r))["noise_scale"], 12.5);
+  r.noise_scale = std::numeric_limits<double>::infinity();  // the gradient is not seen in the noise
+  EXPECT_TRUE(nlohmann::json::parse(StepJson(r))["noise_scale"].is_null());
 }
 
 TEST(MetricsLog, ResumeDropsLaterStepsAndATornLine) {
