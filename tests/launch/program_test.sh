@@ -60,6 +60,7 @@ check "too little memory" 5 "too little memory on" "$shoal" train "$work/job" --
 check "train" 0 "finished at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --local_ranks=2
 check "resume refuses another job" 2 "seed: unset -> 9" "$shoal" train "$work/job" --run-dir "$work/run" --set seed=9
 check "resume accepts named fields" 0 "resumed at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --resume_with duration.steps
+check "spectra of a schedule that decays" 0 "no fit with $work/run: its rate is 0.1 of the peak" "$shoal" inspect --spectral "$work/run" "$work/run"
 check "another optimizer" 2 "optim.kind: AdamW -> SGD, whose moments only --reset_optimizer starts anew" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --set 'optim={ sgd {} }'
 check "another optimizer by its group" 2 "optim.kind: AdamW -> SGD" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 3 }' --set 'optim={ sgd { nesterov: true } }' --resume_with optim
 check "another optimizer with fresh moments" 0 "resumed at step 3" "$shoal" train "$work/job" --run_dir "$work/run" --set 'duration={ steps: 5 }' --set 'optim={ sgd {} learning_rate: 0.01 }' --resume_with duration --reset_optimizer
@@ -68,7 +69,6 @@ check "eval" 0 "held-out loss" "$shoal" eval "$work/run"
 check "sample" 0 "1" "$shoal" sample "$work/run" --prompt 1 --tokens 5
 check "inspect" 0 "tokens.weight" "$shoal" inspect "$work/run"
 check "spectra" 0 "rms gain" "$shoal" inspect --spectral "$work/run"
-check "spectra of a schedule that decays" 0 "no fit with $work/run: its rate is 0.1 of the peak" "$shoal" inspect --spectral "$work/run" "$work/run"
 check "diff" 0 "equal bit for bit" "$shoal" diff "$work/run" "$work/run"
 check "convert" 0 "holds the weights" "$shoal" convert "$work/run" "$work/w.safetensors"
 check "convert to a Hugging Face folder" 0 "holds the weights" "$shoal" convert "$work/run" "$work/hf"
