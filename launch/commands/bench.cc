@@ -146,15 +146,16 @@ int Step(const BenchArgs& args) {
     return Fail(status);
   }
   const double start_seconds = age + first_step - age_at;
-  nlohmann::json report = {{"step_seconds", std::vector<double>(seconds.begin() + args.warmup, seconds.end())},
-                           {"data_seconds", std::vector<double>(data_seconds.begin() + args.warmup, data_seconds.end())},
-                           {"start_seconds", start_seconds},
-                           {"first_step_seconds", start_seconds + seconds.front()},
-                           {"peak_rss_bytes", PeakResidentBytes()},
-                           {"predicted_seconds", predicted},
-                           {"predicted_bytes", PredictMemory(*job, ranks, Checkpoints::kNo).total()},
-                           {"bf16_native", HostPrefersBf16()},
-                           {"losses", losses}};
+  nlohmann::json report = {
+      {"step_seconds", std::vector<double>(seconds.begin() + args.warmup, seconds.end())},
+      {"data_seconds", std::vector<double>(data_seconds.begin() + args.warmup, data_seconds.end())},
+      {"start_seconds", start_seconds},
+      {"first_step_seconds", start_seconds + seconds.front()},
+      {"peak_rss_bytes", PeakResidentBytes()},
+      {"predicted_seconds", predicted},
+      {"predicted_bytes", PredictMemory(*job, ranks, Checkpoints::kNo).total()},
+      {"bf16_native", HostPrefersBf16()},
+      {"losses", losses}};
   if (job->model().has_resnet()) {
     report["images"] = job->global_batch().images();
   } else {
@@ -357,6 +358,7 @@ int RunBench(const BenchArgs& args) {
   }
   if (args.what == "batches") return Batches(args);
   if (args.what == "images") return RunBenchImages(args);
+  if (args.what == "conv") return RunBenchConv(args);
   if (args.what == "probe") return RunProbe(args.threads);
   if (args.what == "attention") return Attention(args);
   return Step(args);

@@ -16,13 +16,22 @@
 
 namespace shoal::ops {
 
+// How a convolution is computed. kAuto picks by shape; the others force one way, for tests and `shoal bench conv`:
+// GEMMs over unfolded pixels, direct convolution over valid taps, Winograd's F(2x2, 3x3) (3x3 kernels with stride 1,
+// one group, at least 16 channels in and out and padding of at most 2; a CHECK elsewhere). f64 is always unfolded.
+enum class ConvPath : uint8_t { kAuto, kIm2col, kTaps, kWinograd };
+
 // Kernel height and width come from the weight; `padding` zeros surround the image on all four sides; group g of
 // O/groups outputs reads group g of C/groups inputs.
 struct Conv2dOptions {
   int64_t stride = 1, padding = 0, groups = 1;
+  ConvPath path = ConvPath::kAuto;
 };
 // Rows (or columns) out for `in` rows in: floor((in + 2 padding - kernel) / stride) + 1, at least 0.
 int64_t ConvExtent(int64_t in, int64_t kernel, int64_t stride, int64_t padding);
+
+// Whether options.path can compute a convolution of f32 x with this weight.
+bool ConvServes(const Shape& x, const Shape& weight, const Conv2dOptions& options);
 
 // y_NPQO = x_NHWC convolved with weight [O, K, K, C/groups] (cross-correlation, as everywhere in the field).
 void Conv2dFwd(OpContext& ctx, Arena& workspace, const Tensor& x, const Tensor& weight, const Tensor& y,
