@@ -57,10 +57,10 @@ nlohmann::json Measure(const BenchArgs& args, int64_t images, const ConvLayer& l
                   })}};
   };
   add("auto");
-  for (const auto& [name, path] : {std::pair("im2col", ConvPath::kIm2col), std::pair("taps", ConvPath::kTaps),
-                                   std::pair("winograd", ConvPath::kWinograd)}) {
+  for (const auto& [name, path] : {std::pair("im2col", ConvPath::kIm2col), std::pair("matmul", ConvPath::kMatmul),
+                                   std::pair("taps", ConvPath::kTaps), std::pair("winograd", ConvPath::kWinograd)}) {
     options.path = path;
-    if (ops::ConvServes(x.shape(), w.shape(), options)) add(name);
+    if (ops::ConvServes(x.shape(), w.shape(), DType::kF32, options)) add(name);
   }
   return row;
 }

@@ -41,12 +41,34 @@ double Bytes(const Tensor& a, const Tensor& b, const Tensor& c) {
   return static_cast<double>(a.bytes() + b.bytes() + c.bytes());
 }
 
-ConvPath Choose(const ConvShape& s, DType dtype, ConvPath wanted) {
-  if (dtype == DType::kF64) return ConvPath::kIm2col;
-  CHECK(wanted != ConvPath::kWinograd || cpu::WinogradServes(s)) << "no Winograd convolution for this shape";
-  if (wanted != ConvPath::kAuto) return wanted;
-  return cpu::WinogradServes(s) && cpu::WinogradPays(s) ? ConvPath::kWinograd : ConvPath::kTaps;
+bool Serves(const ConvShape& s, DType dtype, ConvPath path) {
+  switch (path) {
+    case ConvPath::kAuto:
+    case ConvPath::kIm2col:
+      return true;
+    case ConvPath::kMatmul:
+      return s.taps() == 1 && s.stride == 1 && s.padding == 0 && s.groups == 1;
+    case ConvPath::kTaps:
+      return dtype != DType::kF64;
+    case ConvPath::kWinograd:
+      return dtype != DType::kF64 && cpu::WinogradServes(s);
+  }
+  return false;
 }
+
+// The choice follows `shoal bench conv`.
+ConvPath Choose(const ConvShape& s, DType dtype, ConvPath wanted, Direction direction) {
+  constexpr int64_t kFewChannels = 16;
+  CHECK(Serves(s, dtype, wanted)) << "no convolution of " << DTypeName(dtype) << " in way " << static_cast<int>(wanted);
+  if (wanted != ConvPath::kAuto) return wanted;
+  if (Serves(s, dtype, ConvPath::kMatmul)) return ConvPath::kMatmul;
+  if (Serves(s, dtype, ConvPath::kWinograd) && cpu::WinogradPays(s)) return ConvPath::kWinograd;
+  if (direction == Direction::kBackward && s.group_c() < kFewChannels) return ConvPath::kIm2col;
+  return Serves(s, dtype, ConvPath::kTaps) ? ConvPath::kTaps : ConvPath::kIm2col;
+}
+
+// [pixels, channels] of images, [o, c] of a 1x1 weight.
+Tensor Matrix(const Tensor& t) { return t.View({t.dim(0) * t.dim(1) * t.dim(2), t.dim(3)}); }
 
 // bf16 operands are widened into the workspace and results narrowed from there: the sums are of fp32.
 class Widened {
@@ -74,15 +96,20 @@ int64_t ConvExtent(int64_t in, int64_t kernel, int64_t stride, int64_t padding) 
   return in + 2 * padding < kernel ? 0 : (in + 2 * padding - kernel) / stride + 1;
 }
 
-bool ConvServes(const Shape& x, const Shape& weight, const Conv2dOptions& options) {
-  return options.path != ConvPath::kWinograd || cpu::WinogradServes(ShapeOf(x, weight, options));
+bool ConvServes(const Shape& x, const Shape& weight, DType dtype, const Conv2dOptions& options) {
+  return Serves(ShapeOf(x, weight, options), dtype, options.path);
 }
 
 void Conv2dFwd(OpContext& ctx, Arena& workspace, const Tensor& x, const Tensor& weight, const Tensor& y,
                const Conv2dOptions& options) {
   const ConvShape s = ShapeOf(x, weight, y, options);
   const cpu::OpScope scope(ctx, y, s.flops(), Bytes(x, weight, y));
-  const ConvPath path = Choose(s, y.dtype(), options.path);
+  const ConvPath path = Choose(s, y.dtype(), options.path, Direction::kForward);
+  if (path == ConvPath::kMatmul) {
+    OpContext quiet{.pool = ctx.pool};
+    if (!scope.counted()) Matmul(quiet, Matrix(x), Matrix(weight), Matrix(y), {.transpose_b = Transpose::kYes});
+    return;
+  }
   Widened widened(ctx, workspace);
   const Tensor w = widened.Read(weight);
   if (path == ConvPath::kIm2col) {
@@ -108,7 +135,12 @@ void Conv2dBwdInput(OpContext& ctx, Arena& workspace, const Tensor& dy, const Te
                     const Conv2dOptions& options) {
   const ConvShape s = ShapeOf(dx, weight, dy, options);
   const cpu::OpScope scope(ctx, dx, s.flops(), Bytes(dx, weight, dy));
-  const ConvPath path = Choose(s, dx.dtype(), options.path);
+  const ConvPath path = Choose(s, dx.dtype(), options.path, Direction::kBackward);
+  if (path == ConvPath::kMatmul) {
+    OpContext quiet{.pool = ctx.pool};
+    if (!scope.counted()) Matmul(quiet, Matrix(dy), Matrix(weight), Matrix(dx));
+    return;
+  }
   Widened widened(ctx, workspace);
   const Tensor w = widened.Read(weight);
   if (path == ConvPath::kIm2col) {
@@ -135,7 +167,13 @@ void Conv2dBwdWeight(OpContext& ctx, Arena& workspace, const Tensor& dy, const T
                      Accumulate accumulate, const Conv2dOptions& options) {
   const ConvShape s = ShapeOf(x, dweight, dy, options);
   const cpu::OpScope scope(ctx, dy, s.flops(), Bytes(x, dweight, dy));
-  const ConvPath path = Choose(s, dy.dtype(), options.path);
+  const ConvPath path = Choose(s, dy.dtype(), options.path, Direction::kBackward);
+  if (path == ConvPath::kMatmul) {
+    OpContext quiet{.pool = ctx.pool};
+    if (!scope.counted())
+      Matmul(quiet, Matrix(dy), Matrix(x), Matrix(dweight), {.transpose_a = Transpose::kYes, .accumulate = accumulate});
+    return;
+  }
   const int64_t slices = path == ConvPath::kIm2col     ? cpu::Im2colSlices(s)
                          : path == ConvPath::kWinograd ? cpu::WinogradSlices(s)
                                                        : cpu::TapsSlices(s);

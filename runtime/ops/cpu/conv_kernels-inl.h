@@ -177,12 +177,13 @@ void Transpose(const float* from, int64_t stride, int64_t rows, int64_t columns,
   }
 }
 
-void TransposeBack(const float* from, int64_t rows, int64_t columns, ops::Accumulate accumulate, float* to) {
+void TransposeBack(const float* from, int64_t rows, int64_t columns, ops::Accumulate accumulate, float* to,
+                   int64_t stride) {
   const bool add = accumulate == ops::Accumulate::kAdd;
   ForSquares(rows, columns, [&](int64_t r, int64_t c) HWY_ATTR {
     const Square square(from + c * kPanel + r, kPanel);
     for (int i = 0; i < Square::kSide; ++i) {
-      float* out = to + (r + i) * columns + c;
+      float* out = to + (r + i) * stride + c;
       float values[Square::kSide];
       square.Store(i, values);
       for (int j = 0; j < Square::kSide; ++j) out[j] = values[j] + (add ? out[j] : 0.0f);
@@ -191,7 +192,7 @@ void TransposeBack(const float* from, int64_t rows, int64_t columns, ops::Accumu
   const int64_t whole_rows = rows / Square::kSide * Square::kSide,
                 whole_columns = columns / Square::kSide * Square::kSide;
   for (int64_t r = 0; r < rows; ++r) {
-    float* out = to + r * columns;
+    float* out = to + r * stride;
     for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c)
       out[c] = from[c * kPanel + r] + (add ? out[c] : 0.0f);
   }

@@ -45,8 +45,9 @@ struct ConvKernels {
 
   // to[c * panel + r] = from[r * stride + c] for r < rows <= panel, c < columns; 0 for the other r.
   void (*transpose)(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to);
-  // Back: to[r * columns + c] (=|+=) from[c * panel + r].
-  void (*transpose_back)(const float* from, int64_t rows, int64_t columns, ops::Accumulate accumulate, float* to);
+  // Back: to[r * stride + c] (=|+=) from[c * panel + r].
+  void (*transpose_back)(const float* from, int64_t rows, int64_t columns, ops::Accumulate accumulate, float* to,
+                         int64_t stride);
 
   // Winograd's transforms, F(2x2, 3x3). Values of tile position t (of 4x4, row by row) lie at + t * stride; n >= 16.
   // Tile of 16 pixels of n channels -> 16 values of n; a pixel outside the image is given as zeros.

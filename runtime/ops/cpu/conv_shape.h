@@ -25,7 +25,6 @@ struct ConvShape {
 // [begin, end) of the taps along one axis that meet the image, for the output at `at`.
 struct TapRange {
   int64_t begin = 0, end = 0;
-  bool operator==(const TapRange&) const = default;
 };
 inline TapRange ValidTaps(int64_t at, int64_t extent, int64_t taps, const ConvShape& s) {
   const int64_t first = at * s.stride - s.padding;

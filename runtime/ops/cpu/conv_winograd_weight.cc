@@ -73,7 +73,7 @@ void Compute(const ConvShape& s, const WinogradTiles& tiles, const Task& task, c
     float* values = sums + j * kTileValues * plane;
     kernels.winograd_weight_back(values, plane, plane);
     kernels.transpose_back(values, std::min(panel, task.columns - j * panel), kTaps * s.c, accumulate,
-                           out + j * panel * kTaps * s.c);
+                           out + j * panel * kTaps * s.c, kTaps * s.c);
   }
 }
 

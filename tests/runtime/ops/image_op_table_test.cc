@@ -22,7 +22,8 @@ Row ConvRow(reference::Conv v, ConvPath path) {
     Values sum = ToDoubles(more);
     const Values want_dw = reference::Conv2dBackwardWeight(v, ToDoubles(dy), ToDoubles(x));
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += want_dw[i];
-    const ops::Conv2dOptions options{v.stride, v.padding, v.groups, path};
+    ops::Conv2dOptions options{v.stride, v.padding, v.groups, path};
+    if (!ops::ConvServes(x.shape(), w.shape(), t, options)) return {};
     ops::Conv2dFwd(h.ctx, *h.arena, x, w, y, options);
     ops::Conv2dBwdInput(h.ctx, *h.arena, dy, w, dx, options);
     ops::Conv2dBwdWeight(h.ctx, *h.arena, dy, x, dw, Accumulate::kOverwrite, options);
@@ -225,6 +226,8 @@ std::vector<OpRow> Table() {
     rows.push_back({"conv_im2col_" + c.name, ConvRow(c.conv, ConvPath::kIm2col)});
     rows.push_back({"conv_taps_" + c.name, ConvRow(c.conv, ConvPath::kTaps)});
   }
+  rows.push_back({"conv_matmul", ConvRow({.n = 3, .h = 5, .w = 7, .c = 20, .o = 35}, ConvPath::kMatmul)});
+  rows.push_back({"conv_matmul_no_image", ConvRow({.n = 0, .h = 5, .w = 7, .c = 20, .o = 35}, ConvPath::kMatmul)});
   for (const ConvCase& c : WinogradCases())
     rows.push_back({"conv_winograd_" + c.name, ConvRow(c.conv, ConvPath::kWinograd)});
   for (const bool residual : {false, true}) {
