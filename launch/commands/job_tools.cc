@@ -75,6 +75,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("activations (peak)", p.activations);
   line("reductions receive into", p.communication);
   line("copy for checkpoints", p.checkpoint);
+  if (p.images_ahead > 0) line("images made ahead", p.images_ahead);
   line("program", p.program);
   line("total", p.total());
 
