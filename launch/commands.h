@@ -87,6 +87,8 @@ struct BenchArgs {
 int RunBench(const BenchArgs& args);
 // bench images: CPU time per image, and images per second through the loader's threads, of `folder`'s data.
 int RunBenchImages(const BenchArgs& args);
+// bench conv: every distinct convolution of the job's ResNet, the fastest of `steps` calls by each way to compute it.
+int RunBenchConv(const BenchArgs& args);
 
 // bench probe. JSON: "gflops" is the better of "onednn" and "openblas"; the latter is null where OpenBLAS is absent.
 int RunProbe(int threads);

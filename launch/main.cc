@@ -239,11 +239,11 @@ int main(int argc, char** argv) {
   auto* bench = app.add_subcommand("bench", "one measurement as a line of JSON");
   bench
       ->add_option("what", bench_args.what,
-                   "probe, step, batches, attention, activations, checkpoint, tracing, images, optimizer or muon")
+                   "probe, step, batches, attention, activations, checkpoint, tracing, images, conv, optimizer or muon")
       ->required()
       ->check(CLI::IsMember({"probe", "step", "batches", "attention", "activations", "checkpoint", "tracing", "images",
-                             "optimizer", "muon"}));
-  bench->add_option("job", bench_args.job.job, "job file, for step");
+                             "conv", "optimizer", "muon"}));
+  bench->add_option("job", bench_args.job.job, "job file, for step, conv and others");
   bench->add_option("--set", bench_args.job.sets, "override a field of the job")->expected(1)->take_all();
   bench->add_option("--threads", bench_args.threads, "threads per rank")->check(CLI::PositiveNumber);
   bench->add_option("--warmup", bench_args.warmup, "steps not measured");

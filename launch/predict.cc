@@ -97,6 +97,10 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   }
   const BatchShape largest = LargestMicroBatch(job, ranks);
   p.micro_rows = largest.images.empty() ? largest.cu_seqlens.back() : largest.images[0];
+  for (const BatchShape& micro : FullBatch(job, ranks)) {
+    if (micro.images.empty()) break;
+    p.images_ahead += NumElements(micro.images) * 4 * (job.data().images().prefetch_steps() + 1);
+  }
   p.saved = dry.ForwardBackward(largest, nullptr);
   p.activations = dry.arena().peak();
   DryRun whole(job, ranks, DryRun::Gradients::kInArena);
@@ -106,7 +110,7 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   const absl::Status finished = whole.dp().FinishReductions();
   CHECK(finished.ok()) << finished;
   p.step = whole.arena().peak();
-  constexpr int64_t kProgram = 24 << 20;  // libraries, MPI, prefetched batches: measured on an empty model
+  constexpr int64_t kProgram = 24 << 20;  // libraries, MPI, prefetched text: measured on an empty model
   p.program = kProgram;
   return p;
 }

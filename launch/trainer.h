@@ -34,6 +34,7 @@ struct TrainerOptions {
   RankLog* log = nullptr;                       // this rank's log; null: none; not owned
   std::vector<double>* losses = nullptr;        // every step's loss, for tests and benchmarks; not owned
   std::vector<double>* step_seconds = nullptr;  // every step's time; not owned
+  std::vector<double>* data_seconds = nullptr;  // of it, what was waited for data; not owned
   double* first_step_at = nullptr;              // SteadySeconds() when the first step begins; not owned
   double* predicted_seconds = nullptr;  // of the first step, where a calibration fits; else untouched; not owned
   SpanSink* spans = nullptr;            // what this rank does, op by op; not owned

@@ -64,7 +64,8 @@ class Stem : public Module {
       ops::MaxPoolBwd(ctx.ops(), dy.x, record.argmax, d, {});
     }
     for (size_t i = convs_.size(); i-- > 0;) {
-      const Tensor dc = ctx.Live(d.shape(), ctx.compute());
+      const bool own = pool_ || i + 1 < convs_.size();  // dy is the caller's
+      const Tensor dc = own ? d : ctx.Live(d.shape(), ctx.compute());
       convs_[i].norm().Backward(ctx, record.norms[i], d, record.convolved[i], Tensor(), Relu::kYes, dc, Tensor());
       if (i == 0) {
         convs_[0].ConvolveBackward(ctx, record.x, dc, Tensor());
@@ -220,21 +221,16 @@ class ResNetBlock : public Module {
     const auto frame = ctx.PopFrame();
     const Record& r = *static_cast<const Record*>(frame.object.get());
     const Tensor& last = r.convolved.back();
+    // Gradients live no longer than they are needed: these are the most that backward holds beside frames.
     Tensor d = ctx.Live(last.shape(), ctx.compute());
-    const Tensor dresidual = ctx.Live(last.shape(), ctx.compute());
-    {
-      const Tensor residual = Residual(ctx, r);
-      if (Plain(ctx))
-        convs_.back().norm().Backward(ctx, r.norms.back(), dy.x, last, residual, Relu::kYes, d, dresidual);
-      else
-        GateBackward(ctx, r, dy.x, residual, d, dresidual);
-    }
-    Tensor dx = ctx.Live(r.x.shape(), ctx.compute());
-    for (size_t i = convs_.size(); i-- > 0;) {
-      if (i == 0) {
-        convs_[0].ConvolveBackward(ctx, r.x, d, dx);
-        break;
-      }
+    const Tensor residual = Residual(ctx, r);
+    const Tensor dresidual = shortcut_ ? residual : ctx.Live(last.shape(), ctx.compute());
+    if (Plain(ctx))
+      convs_.back().norm().Backward(ctx, r.norms.back(), dy.x, last, residual, Relu::kYes, d, dresidual);
+    else
+      GateBackward(ctx, r, dy.x, residual, d, dresidual);
+    dy.x = Tensor();
+    for (size_t i = convs_.size() - 1; i > 0; --i) {
       const Tensor before = ctx.Live(r.convolved[i - 1].shape(), ctx.compute());
       convs_[i - 1].norm().Apply(ctx, r.norms[i - 1], r.convolved[i - 1], Tensor(), Relu::kYes, before);
       const Tensor dbefore = ctx.Live(before.shape(), ctx.compute());
@@ -243,6 +239,9 @@ class ResNetBlock : public Module {
                                     Tensor());
       d = dbefore;
     }
+    const Tensor dx = ctx.Live(r.x.shape(), ctx.compute());
+    convs_[0].ConvolveBackward(ctx, r.x, d, dx);
+    d = Tensor();
     if (shortcut_)
       ShortcutBackward(ctx, r, dresidual, dx);
     else

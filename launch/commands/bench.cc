@@ -115,7 +115,7 @@ int Step(const BenchArgs& args) {
   if (!job.ok()) return Fail(job.status());
   job->mutable_runtime()->set_compute(
       SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone).compute);
-  std::vector<double> losses, seconds;
+  std::vector<double> losses, seconds, data_seconds;
   double predicted = 0, first_step = 0;
   const double age = ProcessAge(), age_at = Now();
   int ranks = 1;
@@ -127,6 +127,7 @@ int Step(const BenchArgs& args) {
                      .pool = std::make_unique<ThreadPool>(args.threads)};
     TrainerOptions options{.job = *job, .run_dir = "", .console = TrainerOptions::Console::kQuiet};
     if (world.rank() == 0) options.losses = &losses, options.step_seconds = &seconds;
+    if (world.rank() == 0) options.data_seconds = &data_seconds;
     if (world.rank() == 0) options.first_step_at = &first_step;
     if (world.rank() == 0 && job->runtime().has_calibration()) options.predicted_seconds = &predicted;
     return Train(rank, world, options).status();
@@ -145,24 +146,27 @@ int Step(const BenchArgs& args) {
              !status.ok()) {
     return Fail(status);
   }
-  const std::vector<double> measured(seconds.begin() + args.warmup, seconds.end());
-  const auto& t = job->model().transformer();
   const double start_seconds = age + first_step - age_at;
-  std::cout << nlohmann::json{{"step_seconds", measured},
-                              {"start_seconds", start_seconds},
-                              {"first_step_seconds", start_seconds + seconds.front()},
-                              {"tokens", job->global_batch().has_tokens()
-                                             ? job->global_batch().tokens()
-                                             : job->global_batch().sequences() * job->data().max_tokens()},
-                              {"parameters", ParameterCount(t)},
-                              {"embedding_parameters", LookupParameterCount(t)},
-                              {"peak_rss_bytes", PeakResidentBytes()},
-                              {"predicted_seconds", predicted},
-                              {"predicted_bytes", PredictMemory(*job, ranks, Checkpoints::kNo).total()},
-                              {"bf16_native", HostPrefersBf16()},
-                              {"losses", losses}}
-                   .dump()
-            << std::endl;
+  nlohmann::json report = {
+      {"step_seconds", std::vector<double>(seconds.begin() + args.warmup, seconds.end())},
+      {"data_seconds", std::vector<double>(data_seconds.begin() + args.warmup, data_seconds.end())},
+      {"start_seconds", start_seconds},
+      {"first_step_seconds", start_seconds + seconds.front()},
+      {"peak_rss_bytes", PeakResidentBytes()},
+      {"predicted_seconds", predicted},
+      {"predicted_bytes", PredictMemory(*job, ranks, Checkpoints::kNo).total()},
+      {"bf16_native", HostPrefersBf16()},
+      {"losses", losses}};
+  if (job->model().has_resnet()) {
+    report["images"] = job->global_batch().images();
+  } else {
+    const auto& t = job->model().transformer();
+    report["tokens"] = job->global_batch().has_tokens() ? job->global_batch().tokens()
+                                                        : job->global_batch().sequences() * job->data().max_tokens();
+    report["parameters"] = ParameterCount(t);
+    report["embedding_parameters"] = LookupParameterCount(t);
+  }
+  std::cout << report.dump() << std::endl;
   return 0;
 }
 
@@ -355,6 +359,7 @@ int RunBench(const BenchArgs& args) {
   }
   if (args.what == "batches") return Batches(args);
   if (args.what == "images") return RunBenchImages(args);
+  if (args.what == "conv") return RunBenchConv(args);
   if (args.what == "probe") return RunProbe(args.threads);
   if (args.what == "attention") return Attention(args);
   return Step(args);

@@ -79,6 +79,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("of these two at once, by turns", p.step);
   line("reductions receive into", p.communication);
   line("copy for checkpoints", p.checkpoint);
+  if (p.images_ahead > 0) line("images made ahead", p.images_ahead);
   line("program", p.program);
   line("total", p.total());
 

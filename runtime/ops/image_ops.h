@@ -16,13 +16,26 @@
 
 namespace shoal::ops {
 
+// How a convolution is computed. kAuto picks by shape; the others force one way, for tests and `shoal bench conv`:
+//   kIm2col    GEMMs over unfolded pixels
+//   kMatmul    one product of matrices: 1x1 kernels with stride 1, one group and no padding
+//   kTaps      multiply-adds over the taps that meet the image, f32 and bf16
+//   kWinograd  F(2x2, 3x3): 3x3 kernels with stride 1, one group, at least 16 channels in and out, padding of at most
+//              2; f32 and bf16
+// A way that does not serve a shape is a CHECK.
+enum class ConvPath : uint8_t { kAuto, kIm2col, kMatmul, kTaps, kWinograd };
+
 // Kernel height and width come from the weight; `padding` zeros surround the image on all four sides; group g of
 // O/groups outputs reads group g of C/groups inputs.
 struct Conv2dOptions {
   int64_t stride = 1, padding = 0, groups = 1;
+  ConvPath path = ConvPath::kAuto;
 };
 // Rows (or columns) out for `in` rows in: floor((in + 2 padding - kernel) / stride) + 1, at least 0.
 int64_t ConvExtent(int64_t in, int64_t kernel, int64_t stride, int64_t padding);
+
+// Whether options.path serves a convolution of x with this weight in `dtype`.
+bool ConvServes(const Shape& x, const Shape& weight, DType dtype, const Conv2dOptions& options);
 
 // y_NPQO = x_NHWC convolved with weight [O, K, K, C/groups] (cross-correlation, as everywhere in the field).
 void Conv2dFwd(OpContext& ctx, Arena& workspace, const Tensor& x, const Tensor& weight, const Tensor& y,

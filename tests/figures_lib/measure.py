@@ -55,6 +55,14 @@ def dataset(folder, vocabulary, tokens, documents=64):
         file.write(struct.pack(f"<{documents + 1}q", *range(documents + 1)))
 
 
+def cifar(folder, images):
+    """A folder of images in CIFAR-10's format."""
+    rng = random.Random(7)
+    record = 1 + 3 * 32 * 32
+    for name, count in (("data_batch_1.bin", images), ("test_batch.bin", 1)):
+        (folder / name).write_bytes(b"".join(bytes([i % 10]) + rng.randbytes(record - 1) for i in range(count)))
+
+
 def shoal_job(folder, model, batch, tokens):
     """The path of a job that trains this model in fp32 on such batches; it and its data lie in `folder`."""
     dataset(folder, model["vocabulary"], tokens)

@@ -24,7 +24,7 @@ class Peers:
 
 def install(folder):
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    subprocess.run([pathlib.Path(folder) / "bin" / "pip", "install", "torch", "numpy", "transformers", "tensorboard"], check=True)
+    subprocess.run([pathlib.Path(folder) / "bin" / "pip", "install", "torch", "torchvision", "numpy", "transformers", "tensorboard"], check=True)
 
 
 def find(folder, llmc):
@@ -49,6 +49,11 @@ def model_flags(model, batch, tokens, threads):
 
 def torch_step(model, batch, tokens, mode="eager", threads=2, steps=10, extra=()):
     return run_json([Peers.python, SCRIPTS / "torch_step.py", *model_flags(model, batch, tokens, threads), f"--steps={steps}", f"--mode={mode}", *extra])
+
+
+def torch_resnet(model, images, size, mode="eager", threads=2, steps=5):
+    return run_json([Peers.python, SCRIPTS / "torch_resnet.py", f"--model={model}", f"--images={images}", f"--size={size}", f"--threads={threads}",
+                     f"--steps={steps}", f"--mode={mode}"])
 
 
 def torch_attention(tokens, heads, threads=2):

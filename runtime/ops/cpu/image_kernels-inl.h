@@ -33,33 +33,37 @@ HWY_INLINE T Passed(T dy, T x, T scale, T shift, T residual) {
 
 template <bool kRelu, bool kResidual, class T>
 void NormBackSumsOf(const T* dy, const NormBlock<T>& b, double* sums) {
-  // Four rows a pass: a sum is loaded and stored once for them.
-  constexpr int64_t kRows = 4;
-  const int64_t c = b.c;
-  const T *scale = b.scale, *shift = b.shift, *mean = b.mean, *rstd = b.rstd;
-  int64_t r = 0;
-  for (; r + kRows <= b.rows; r += kRows) {
-    const T *g0 = dy + r * c, *x0 = b.x + r * c, *residual = kResidual ? b.residual + r * c : x0;
-    SHOAL_LANEWISE
-    for (int64_t i = 0; i < c; ++i) {
-      double sum = 0, dot = 0;
-      for (int64_t l = 0; l < kRows; ++l) {
-        const T x = x0[l * c + i];
-        const T g = Passed<kRelu, kResidual>(g0[l * c + i], x, scale[i], shift[i], residual[l * c + i]);
-        sum += static_cast<double>(g);
-        dot += static_cast<double>(g) * static_cast<double>((x - mean[i]) * rstd[i]);
+  // Some rows a pass: a sum is loaded and stored once for them. Two loops, since compilers leave a choice between
+  // floats that goes into sums of doubles scalar.
+  constexpr int64_t kRows = 4, kChannels = 128;
+  T passed[kRows * kChannels], normed[kRows * kChannels];
+  for (int64_t r = 0; r < b.rows; r += kRows) {
+    const int64_t rows = std::min(kRows, b.rows - r);
+    for (int64_t first = 0; first < b.c; first += kChannels) {
+      const int64_t n = std::min(kChannels, b.c - first);
+      const T *scale = b.scale + first, *shift = b.shift + first, *mean = b.mean + first, *rstd = b.rstd + first;
+      for (int64_t l = 0; l < rows; ++l) {
+        const int64_t at = (r + l) * b.c + first;
+        const T *g0 = dy + at, *x = b.x + at, *residual = kResidual ? b.residual + at : x;
+        T *g = passed + l * kChannels, *xhat = normed + l * kChannels;
+        SHOAL_LANEWISE
+        for (int64_t i = 0; i < n; ++i) {
+          g[i] = Passed<kRelu, kResidual>(g0[i], x[i], scale[i], shift[i], residual[i]);
+          xhat[i] = (x[i] - mean[i]) * rstd[i];
+        }
       }
-      sums[i] += sum;
-      sums[c + i] += dot;
-    }
-  }
-  for (; r < b.rows; ++r) {
-    const T *g0 = dy + r * c, *x0 = b.x + r * c, *residual = kResidual ? b.residual + r * c : x0;
-    SHOAL_LANEWISE
-    for (int64_t i = 0; i < c; ++i) {
-      const T g = Passed<kRelu, kResidual>(g0[i], x0[i], scale[i], shift[i], residual[i]);
-      sums[i] += static_cast<double>(g);
-      sums[c + i] += static_cast<double>(g) * static_cast<double>((x0[i] - mean[i]) * rstd[i]);
+      double *to = sums + first, *dots = to + b.c;
+      SHOAL_LANEWISE
+      for (int64_t i = 0; i < n; ++i) {
+        double sum = 0, dot = 0;
+        for (int64_t l = 0; l < rows; ++l) {
+          const auto g = static_cast<double>(passed[l * kChannels + i]);
+          sum += g;
+          dot += g * static_cast<double>(normed[l * kChannels + i]);
+        }
+        to[i] += sum;
+        dots[i] += dot;
+      }
     }
   }
 }

@@ -8,10 +8,11 @@ namespace shoal {
 namespace {
 
 using ops::Accumulate;
+using ops::ConvPath;
 using ops::Relu;
 using reference::Values;
 
-Row ConvRow(reference::Conv v) {
+Row ConvRow(reference::Conv v, ConvPath path) {
   return [=](OpHarness& h, DType t) -> std::vector<Result> {
     const Tensor x = RandomTensor({v.n, v.h, v.w, v.c}, t, "x"),
                  w = RandomTensor({v.o, v.kh, v.kw, v.c / v.groups}, t, "w");
@@ -21,7 +22,8 @@ Row ConvRow(reference::Conv v) {
     Values sum = ToDoubles(more);
     const Values want_dw = reference::Conv2dBackwardWeight(v, ToDoubles(dy), ToDoubles(x));
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += want_dw[i];
-    const ops::Conv2dOptions options{v.stride, v.padding, v.groups};
+    ops::Conv2dOptions options{v.stride, v.padding, v.groups, path};
+    if (!ops::ConvServes(x.shape(), w.shape(), t, options)) return {};
     ops::Conv2dFwd(h.ctx, *h.arena, x, w, y, options);
     ops::Conv2dBwdInput(h.ctx, *h.arena, dy, w, dx, options);
     ops::Conv2dBwdWeight(h.ctx, *h.arena, dy, x, dw, Accumulate::kOverwrite, options);
@@ -206,9 +208,28 @@ std::vector<ConvCase> ConvCases() {
   };
 }
 
+std::vector<ConvCase> WinogradCases() {
+  return {
+      {"even", {.n = 2, .h = 6, .w = 8, .c = 32, .o = 64, .kh = 3, .kw = 3, .padding = 1}},
+      {"odd", {.n = 3, .h = 5, .w = 7, .c = 37, .o = 85, .kh = 3, .kw = 3, .padding = 1}},
+      {"unpadded", {.n = 2, .h = 6, .w = 7, .c = 16, .o = 21, .kh = 3, .kw = 3, .padding = 0}},
+      {"padding2", {.n = 2, .h = 4, .w = 5, .c = 19, .o = 16, .kh = 3, .kw = 3, .padding = 2}},
+      {"one_pixel", {.n = 4, .h = 1, .w = 1, .c = 16, .o = 16, .kh = 3, .kw = 3, .padding = 1}},
+      {"many_tiles", {.n = 3, .h = 17, .w = 16, .c = 24, .o = 130, .kh = 3, .kw = 3, .padding = 1}},
+      {"no_image", {.n = 0, .h = 8, .w = 8, .c = 16, .o = 16, .kh = 3, .kw = 3, .padding = 1}},
+  };
+}
+
 std::vector<OpRow> Table() {
   std::vector<OpRow> rows;
-  for (const ConvCase& c : ConvCases()) rows.push_back({"conv_" + c.name, ConvRow(c.conv)});
+  for (const ConvCase& c : ConvCases()) {
+    rows.push_back({"conv_im2col_" + c.name, ConvRow(c.conv, ConvPath::kIm2col)});
+    rows.push_back({"conv_taps_" + c.name, ConvRow(c.conv, ConvPath::kTaps)});
+  }
+  rows.push_back({"conv_matmul", ConvRow({.n = 3, .h = 5, .w = 7, .c = 20, .o = 35}, ConvPath::kMatmul)});
+  rows.push_back({"conv_matmul_no_image", ConvRow({.n = 0, .h = 5, .w = 7, .c = 20, .o = 35}, ConvPath::kMatmul)});
+  for (const ConvCase& c : WinogradCases())
+    rows.push_back({"conv_winograd_" + c.name, ConvRow(c.conv, ConvPath::kWinograd)});
   for (const bool residual : {false, true}) {
     for (const Relu relu : {Relu::kNo, Relu::kYes}) {
       const std::string name =
