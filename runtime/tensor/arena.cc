@@ -68,7 +68,7 @@ Arena::Arena(void* base, int64_t capacity, DeviceKind device)
       capacity_(capacity),
       device_(device),
       top_(capacity),
-      live_(std::make_shared<LiveSide>(capacity, capacity)) {
+      live_(std::make_shared<LiveSide>(LiveSide{.top = capacity, .capacity = capacity})) {
   live_->Clear(top_);
   const DeviceKind kind = device;
   std::shared_ptr<void> mapping;
