@@ -452,10 +452,6 @@ bool AffectsResults(const std::string& field) {
   return true;
 }
 
-}  // namespace
-
-namespace {
-
 bool Accepts(absl::Span<const std::string> accepted, const std::string& field) {
   return std::any_of(accepted.begin(), accepted.end(),
                      [&](const std::string& name) { return field == name || absl::StartsWith(field, name + "."); });

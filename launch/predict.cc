@@ -101,6 +101,8 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
     if (micro.images.empty()) break;
     p.images_ahead += NumElements(micro.images) * 4 * (job.data().images().prefetch_steps() + 1);
   }
+  if (job.optim().has_batch_growth())
+    p.images_ahead = p.images_ahead * Count(job.optim().batch_growth().max()) / Count(job.global_batch());
   p.saved = dry.ForwardBackward(largest, nullptr);
   p.activations = dry.arena().peak();
   DryRun whole(job, ranks, DryRun::Gradients::kInArena);

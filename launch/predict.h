@@ -28,7 +28,7 @@ struct Prediction {
   int64_t program = 0;        // what the program itself has resident
   int64_t communication = 0;  // what the largest reduction receives into
   int64_t checkpoint = 0;     // the copy of the state that a checkpoint is written from
-  int64_t images_ahead = 0;   // the loader's ring: prefetch_steps batches and the one in use
+  int64_t images_ahead = 0;   // the loader's ring: prefetch_steps of the largest batch and the one in use
   int64_t micro_rows = 0;     // tokens or images of the largest micro-batch
   int64_t total() const {
     return weights + masters + optimizer + noise + averages + step + communication + checkpoint + program +

@@ -24,9 +24,9 @@ class BufferState : public Stateful {
   void VisitState(StateVisitor& visitor) override;
 
  private:
-  std::vector<Buffer*> buffers_;
   void Gather();
   void Scatter(float scale);
+  std::vector<Buffer*> buffers_;
   Tensor flat_;  // all of them one after the other; made at first use
 };
 

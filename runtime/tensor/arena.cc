@@ -96,13 +96,10 @@ int64_t Arena::live_bytes() const {
   return top_ - live_->Lowest(0) + (top_ < capacity_ ? capacity_ - live_->Lowest(top_) : 0);
 }
 
-void Arena::NotePeak() {
-  frame_peak_ = std::max(frame_peak_, frame_bytes());
-  peak_ = std::max(peak_, frame_bytes() + live_bytes());
-}
+void Arena::NotePeak() { peak_ = std::max(peak_, frame_bytes() + live_bytes()); }
 
 void Arena::ResetPeak() {
-  peak_ = frame_peak_ = 0;
+  peak_ = 0;
   NotePeak();
 }
 

@@ -40,7 +40,6 @@ class Arena {
 
   int64_t frame_bytes() const { return low_frames() + high_frames(); }
   int64_t peak() const { return peak_; }  // most bytes in use at once: frames + extent of the live side
-  int64_t frame_peak() const { return frame_peak_; }
   void ResetPeak();
   int64_t capacity() const { return capacity_; }
   DeviceKind device() const { return device_; }
@@ -60,7 +59,7 @@ class Arena {
   int64_t top_;
   int64_t bottom_ = 0;   // where the next frame goes
   int64_t low_end_ = 0;  // end of the last frame below top_, once frames go on above
-  int64_t peak_ = 0, frame_peak_ = 0;
+  int64_t peak_ = 0;
   std::shared_ptr<Storage> whole_;
   std::shared_ptr<LiveSide> live_;
 };

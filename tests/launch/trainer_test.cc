@@ -27,6 +27,18 @@
 namespace shoal {
 namespace {
 
+// The job of `text` with `sets`, ready for Train.
+absl::StatusOr<config::Job> ResolvedText(const std::string& text, const std::vector<std::string>& sets, int ranks) {
+  LoadedJob loaded;
+  ConfigErrors errors;
+  ParseTextConfig(text, "test", loaded.job, errors, loaded.places);
+  for (const auto& set : sets) ApplySet(set, "--set", loaded.job, errors, loaded.places);
+  EXPECT_TRUE(errors.Result().ok()) << errors.Result();
+  SHOAL_ASSIGN_OR_RETURN(config::Job job, ResolveJob(loaded, ranks));
+  job.mutable_runtime()->set_compute(SettleCompute(job, WeakestHost::kHasNone).compute);
+  return job;
+}
+
 class TrainerTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -43,21 +55,14 @@ class TrainerTest : public testing::Test {
   }
 
   absl::StatusOr<config::Job> Resolved(const std::vector<std::string>& sets, int ranks) const {
-    LoadedJob loaded;
-    ConfigErrors errors;
-    ParseTextConfig(R"(
+    return ResolvedText(absl::StrFormat(R"(
       model { transformer { preset: LLAMA layers: 2 width: 32 heads: 4 kv_heads: 2 dropout: 0.1 } }
-      data { max_tokens: 48 held_out: 0.1 }
+      data { dataset { path: "%s" } max_tokens: 48 held_out: 0.1 }
       global_batch { tokens: 512 } duration { steps: 8 }
       optim { learning_rate: 3e-3 schedule { warmup { steps: 2 } } }
     )",
-                    "test", loaded.job, errors, loaded.places);
-    loaded.job.mutable_data()->add_dataset()->set_path(folder_ + "/data");
-    for (const auto& set : sets) ApplySet(set, "--set", loaded.job, errors, loaded.places);
-    EXPECT_TRUE(errors.Result().ok()) << errors.Result();
-    SHOAL_ASSIGN_OR_RETURN(config::Job job, ResolveJob(loaded, ranks));
-    job.mutable_runtime()->set_compute(SettleCompute(job, WeakestHost::kHasNone).compute);
-    return job;
+                                        folder_ + "/data"),
+                        sets, ranks);
   }
   config::Job Job(const std::vector<std::string>& sets = {}) const {
     const auto job = Resolved(sets, 0);
@@ -422,21 +427,14 @@ class ImageTrainerTest : public TrainerTest {
     std::ofstream(folder_ + "/images/" + part + "-labels-idx1-ubyte", std::ios::binary) << header(1) << labels;
   }
   absl::StatusOr<config::Job> Resolve(const std::vector<std::string>& sets, int ranks) const {
-    LoadedJob loaded;
-    ConfigErrors errors;
-    ParseTextConfig(R"(
+    return ResolvedText(absl::StrFormat(R"(
       model { resnet { preset: CUSTOM block: BASIC stem: CIFAR depths: [1, 1] width: 8 } }
-      data { images { crop: PAD padding: 1 } }
+      data { images { path: "%s" crop: PAD padding: 1 } }
       global_batch { images: 12 } duration { steps: 8 }
       optim { sgd { momentum: 0.9 } learning_rate: 0.05 schedule { shape: CONSTANT } }
     )",
-                    "test", loaded.job, errors, loaded.places);
-    loaded.job.mutable_data()->mutable_images()->set_path(folder_ + "/images");
-    for (const auto& set : sets) ApplySet(set, "--set", loaded.job, errors, loaded.places);
-    EXPECT_TRUE(errors.Result().ok()) << errors.Result();
-    SHOAL_ASSIGN_OR_RETURN(config::Job job, ResolveJob(loaded, ranks));
-    job.mutable_runtime()->set_compute(SettleCompute(job, WeakestHost::kHasNone).compute);
-    return job;
+                                        folder_ + "/images"),
+                        sets, ranks);
   }
   config::Job Job(const std::vector<std::string>& sets = {}) const {
     auto job = Resolve(sets, 0);

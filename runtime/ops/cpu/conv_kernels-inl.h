@@ -24,6 +24,35 @@ HWY_INLINE void StoreSums(const Vector* sums, int64_t columns, bool add, float* 
   for (int64_t j = 0; j < columns; ++j) out[j] = narrow[j] + (add ? out[j] : 0.0f);
 }
 
+// Calls block(count, first) for 1 to kMostRows of `total` things at a time, count a compile-time constant. Blocks are
+// of nearly equal size: the last is no sliver.
+template <class Block>
+void ForCounts(int64_t total, Block block) {
+  for (int64_t first = 0, blocks = (total + kMostRows - 1) / kMostRows; blocks > 0; --blocks) {
+    const int64_t count = (total - first + blocks - 1) / blocks;
+    switch (count) {
+      case 6:
+        block(std::integral_constant<int, 6>(), first);
+        break;
+      case 5:
+        block(std::integral_constant<int, 5>(), first);
+        break;
+      case 4:
+        block(std::integral_constant<int, 4>(), first);
+        break;
+      case 3:
+        block(std::integral_constant<int, 3>(), first);
+        break;
+      case 2:
+        block(std::integral_constant<int, 2>(), first);
+        break;
+      default:
+        block(std::integral_constant<int, 1>(), first);
+    }
+    first += count;
+  }
+}
+
 template <int kRows>
 void RowsBlock(const RowTable& table, int64_t first, absl::Span<const ProductRun> runs, const float* panel,
                int64_t columns, bool add) {
@@ -51,30 +80,8 @@ void RowsBlock(const RowTable& table, int64_t first, absl::Span<const ProductRun
 void Rows(const RowTable& table, absl::Span<const ProductRun> runs, const float* panel, int64_t columns,
           ops::Accumulate accumulate) {
   const bool add = accumulate == ops::Accumulate::kAdd;
-  // Blocks of nearly equal size: the last is no sliver.
-  for (int64_t first = 0, blocks = (table.rows + kMostRows - 1) / kMostRows; blocks > 0; --blocks) {
-    const int64_t rows = (table.rows - first + blocks - 1) / blocks;
-    switch (rows) {
-      case 6:
-        RowsBlock<6>(table, first, runs, panel, columns, add);
-        break;
-      case 5:
-        RowsBlock<5>(table, first, runs, panel, columns, add);
-        break;
-      case 4:
-        RowsBlock<4>(table, first, runs, panel, columns, add);
-        break;
-      case 3:
-        RowsBlock<3>(table, first, runs, panel, columns, add);
-        break;
-      case 2:
-        RowsBlock<2>(table, first, runs, panel, columns, add);
-        break;
-      default:
-        RowsBlock<1>(table, first, runs, panel, columns, add);
-    }
-    first += rows;
-  }
+  ForCounts(table.rows, [&](auto count, int64_t first)
+                            HWY_ATTR { RowsBlock<count.value>(table, first, runs, panel, columns, add); });
 }
 
 template <int kChannels>
@@ -99,29 +106,7 @@ void OuterBlock(const PixelTable& table, int64_t first, bool add, float* out) {
 
 void Outer(const PixelTable& table, int64_t channels, ops::Accumulate accumulate, float* out) {
   const bool add = accumulate == ops::Accumulate::kAdd;
-  for (int64_t first = 0, blocks = (channels + kMostRows - 1) / kMostRows; blocks > 0; --blocks) {
-    const int64_t count = (channels - first + blocks - 1) / blocks;
-    switch (count) {
-      case 6:
-        OuterBlock<6>(table, first, add, out);
-        break;
-      case 5:
-        OuterBlock<5>(table, first, add, out);
-        break;
-      case 4:
-        OuterBlock<4>(table, first, add, out);
-        break;
-      case 3:
-        OuterBlock<3>(table, first, add, out);
-        break;
-      case 2:
-        OuterBlock<2>(table, first, add, out);
-        break;
-      default:
-        OuterBlock<1>(table, first, add, out);
-    }
-    first += count;
-  }
+  ForCounts(channels, [&](auto count, int64_t first) HWY_ATTR { OuterBlock<count.value>(table, first, add, out); });
 }
 
 // The four columns of a block of four rows.

@@ -2,6 +2,7 @@
 #include "runtime/ops/cpu/conv_kernels.h"
 
 #include <cstring>
+#include <type_traits>
 
 // Three targets are enough: what every x86-64 has, AVX2 with FMA, AVX-512.
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
