@@ -82,7 +82,8 @@ struct BenchArgs {
   int64_t tokens = 16384, heads = 1, head_size = 64;
   std::string kind = "adamw";        // of optimizer
   int64_t parameters = 100'000'000;  // of optimizer
-  std::string folder;  // of checkpoint and tracing; empty: bench-<what>. Of images: data; empty: CIFAR-like, made up
+  std::string
+      folder;  // of checkpoint and tracing; empty: bench-<what>. Of parity: data. Of images: likewise; empty: made up
 };
 int RunBench(const BenchArgs& args);
 // bench images: CPU time per image, and images per second through the loader's threads, of `folder`'s data.

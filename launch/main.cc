@@ -238,11 +238,13 @@ int main(int argc, char** argv) {
   shoal::BenchArgs bench_args;
   auto* bench = app.add_subcommand("bench", "one measurement as a line of JSON");
   bench
-      ->add_option("what", bench_args.what,
-                   "probe, step, batches, attention, activations, checkpoint, tracing, images, conv, optimizer or muon")
+      ->add_option(
+          "what", bench_args.what,
+          "probe, step, batches, attention, activations, checkpoint, tracing, images, conv, parity, optimizer or "
+          "muon")
       ->required()
       ->check(CLI::IsMember({"probe", "step", "batches", "attention", "activations", "checkpoint", "tracing", "images",
-                             "conv", "optimizer", "muon"}));
+                             "conv", "parity", "optimizer", "muon"}));
   bench->add_option("job", bench_args.job.job, "job file, for step, conv and others");
   bench->add_option("--set", bench_args.job.sets, "override a field of the job")->expected(1)->take_all();
   bench->add_option("--threads", bench_args.threads, "threads per rank")->check(CLI::PositiveNumber);
@@ -254,7 +256,7 @@ int main(int argc, char** argv) {
   bench->add_option("--kind", bench_args.kind, "of optimizer: adamw, clip_adamw, lars or lamb");
   bench->add_option("--parameters", bench_args.parameters, "of optimizer")->check(CLI::PositiveNumber);
   bench->add_option("--folder", bench_args.folder,
-                    "of checkpoint and tracing: on the disk to measure; of images: data to read");
+                    "of checkpoint and tracing: on the disk to measure; of images and parity: data to read");
   bench->callback([&] { code = shoal::RunBench(bench_args); });
 
   try {

@@ -89,7 +89,9 @@ ResNet::ResNet(const ResNetConfig& config, Recomputation recomputation) : config
     body_.Add(shape.name, std::move(block));
     features = shape.out;
   });
-  body_.Add("head", MakeResNetHead(config, features));
+  auto head = MakeResNetHead(config, features);
+  head_ = head.get();
+  body_.Add("head", std::move(head));
   CollectState();
 }
 
@@ -97,6 +99,11 @@ Batch ResNet::Backward(StepContext& ctx, Batch dy) {
   Batch dx = body_.Backward(ctx, std::move(dy));
   ctx.RunDeferred();
   return dx;
+}
+
+Tensor ResNet::Logits(StepContext& ctx, const Tensor& images) {
+  const Batch features = body_.Forward(ctx, {images, std::make_shared<SeqLayout>()});
+  return head_->Logits(ctx, features.x);
 }
 
 double ResNet::TrainFlops(absl::Span<const int32_t>, int64_t images) const {

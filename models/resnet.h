@@ -55,6 +55,13 @@ struct StemConv {
 std::vector<StemConv> StemConvs(const config::ResNetConfig& config);
 bool HasMaxPool(const config::ResNetConfig& config);
 
+// Mean over pixels, dropout, classifier and its loss.
+class ResNetHead : public Module {
+ public:
+  // [N, classes] of what the last block puts out, in Mode::kEval and the compute dtype; live.
+  virtual Tensor Logits(StepContext& ctx, const Tensor& features) = 0;
+};
+
 class ResNet : public Model {
  public:
   // `config` is resolved (ResolveResNet). Recomputed::kBlocks: whole blocks are computed again in backward.
@@ -65,15 +72,18 @@ class ResNet : public Model {
   void VisitBuffers(absl::FunctionRef<void(Buffer&)> visit) override { body_.VisitBuffers(visit); }
   double TrainFlops(absl::Span<const int32_t> lengths, int64_t images) const override;
 
+  // [N, classes] of images [N, H, W, C], in Mode::kEval and the compute dtype; live.
+  Tensor Logits(StepContext& ctx, const Tensor& images);
+
  private:
   config::ResNetConfig config_;
   Seq body_;
+  ResNetHead* head_;  // body_'s last
 };
 
 // The parts, for the table of modules.
 std::unique_ptr<Module> MakeResNetStem(const config::ResNetConfig& config);
 std::unique_ptr<Module> MakeResNetBlock(const config::ResNetConfig& config, const BlockShape& shape);
-// Mean over pixels, dropout, classifier and its loss.
-std::unique_ptr<Module> MakeResNetHead(const config::ResNetConfig& config, int64_t features);
+std::unique_ptr<ResNetHead> MakeResNetHead(const config::ResNetConfig& config, int64_t features);
 
 }  // namespace shoal

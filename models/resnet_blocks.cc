@@ -350,9 +350,9 @@ class ResNetBlock : public Module {
   std::optional<ConvNorm> shortcut_;
 };
 
-class ResNetHead : public Module {
+class Classifier : public ResNetHead {
  public:
-  ResNetHead(const ResNetConfig& c, int64_t features)
+  Classifier(const ResNetConfig& c, int64_t features)
       : features_(features),
         rate_(static_cast<float>(c.dropout())),
         smoothing_(static_cast<float>(c.label_smoothing())),
@@ -365,7 +365,6 @@ class ResNetHead : public Module {
   }
 
   Batch Forward(StepContext& ctx, Batch x) override {
-    const Tensor mean = ctx.mode() == Mode::kTrain ? Tensor() : ctx.Live({x.x.dim(0), features_}, ctx.compute());
     if (ctx.mode() == Mode::kTrain) {
       auto& frame = ctx.PushFrame();
       const Tensor kept = ctx.Frame({x.x.dim(0), features_}, ctx.compute());
@@ -375,9 +374,15 @@ class ResNetHead : public Module {
       frame.object = x.layout;
       return x;
     }
-    ops::GlobalAvgPoolFwd(ctx.ops(), x.x, mean);
-    if (x.layout->labels.defined()) Loss(ctx, mean, *x.layout, Tensor(), {}, {});
+    if (x.layout->labels.defined()) Loss(ctx, Mean(ctx, x.x), *x.layout, Tensor(), {}, {});
     return x;
+  }
+
+  Tensor Logits(StepContext& ctx, const Tensor& features) override {
+    const Tensor logits = ctx.Live({features.dim(0), weight_.shape[0]}, ctx.compute());
+    ops::LinearFwd(ctx.ops(), Mean(ctx, features), ctx.Weight(weight_), ctx.Weight(bias_), logits,
+                   Accumulate::kOverwrite);
+    return logits;
   }
 
   Batch Backward(StepContext& ctx, Batch dy) override {
@@ -423,6 +428,11 @@ class ResNetHead : public Module {
     ctx.AddLoss("loss", loss, count);
     ctx.AddLoss("correct", static_cast<double>(correct), count);
   }
+  Tensor Mean(StepContext& ctx, const Tensor& x) const {
+    const Tensor mean = ctx.Live({x.dim(0), features_}, ctx.compute());
+    ops::GlobalAvgPoolFwd(ctx.ops(), x, mean);
+    return mean;
+  }
   RngKey Key(StepContext& ctx) const { return ctx.Random(RngPurpose::kDropout, "head.dropout"); }
 
   int64_t features_;
@@ -436,8 +446,8 @@ std::unique_ptr<Module> MakeResNetStem(const ResNetConfig& config) { return std:
 std::unique_ptr<Module> MakeResNetBlock(const ResNetConfig& config, const BlockShape& shape) {
   return std::make_unique<ResNetBlock>(config, shape);
 }
-std::unique_ptr<Module> MakeResNetHead(const ResNetConfig& config, int64_t features) {
-  return std::make_unique<ResNetHead>(config, features);
+std::unique_ptr<ResNetHead> MakeResNetHead(const ResNetConfig& config, int64_t features) {
+  return std::make_unique<Classifier>(config, features);
 }
 
 }  // namespace shoal

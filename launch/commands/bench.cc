@@ -18,6 +18,7 @@
 #include "comm/world.h"
 #include "launch/commands.h"
 #include "launch/commands/bench_optimizer.h"
+#include "launch/commands/bench_parity.h"
 #include "launch/config_loader.h"
 #include "launch/optimizer_setup.h"
 #include "launch/predict.h"
@@ -351,6 +352,10 @@ int RunBench(const BenchArgs& args) {
   if (args.what == "activations") return Activations(args);
   if (args.what == "checkpoint" || args.what == "tracing") {
     const absl::Status status = args.what == "tracing" ? Tracing(args) : Checkpoint(args);
+    return status.ok() ? 0 : Fail(status);
+  }
+  if (args.what == "parity") {
+    const absl::Status status = BenchParity(args);
     return status.ok() ? 0 : Fail(status);
   }
   if (args.what == "optimizer" || args.what == "muon") {

@@ -56,6 +56,11 @@ def torch_resnet(model, images, size, mode="eager", threads=2, steps=5):
                      f"--steps={steps}", f"--mode={mode}"])
 
 
+def torch_parity(folder, rate):
+    """ResNet-50's; its weights and images are in `folder` then."""
+    return run_json([Peers.python, SCRIPTS / "torch_parity.py", f"--folder={folder}", f"--rate={rate}"])
+
+
 def torch_attention(tokens, heads, threads=2):
     return run_json([Peers.python, SCRIPTS / "torch_attention.py", f"--tokens={tokens}", f"--heads={heads}", f"--threads={threads}"])
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "models/resnet_spec.h"
@@ -80,6 +81,51 @@ TEST(ResNet, WrongFieldsAreNamed) {
   EXPECT_THAT(message, testing::HasSubstr("model.resnet.dropout is 1; it lies in [0, 1)"));
   EXPECT_THAT(message, testing::HasSubstr("model.resnet.norm_momentum is 0; it lies in (0, 1]"));
   EXPECT_THAT(message, testing::HasSubstr("model.resnet.classes is not set"));
+}
+
+// The loss and the right answers of an evaluation are those of Logits.
+TEST(ResNet, LogitsAreThoseOfItsLoss) {
+  ResNetConfig c;
+  c.set_preset(ResNetConfig::CUSTOM);
+  for (const int depth : {1, 2}) c.add_depths(depth);
+  c.set_width(8);
+  c.set_block(ResNetConfig::BASIC);
+  c.set_dropout(0.5);
+  ResNet model(Resolved(c, {16, 3, 5}), Recomputed::kNothing);
+  ThreadPool pool(1);
+  const auto arena = *Arena::Create(1 << 24, DeviceKind::kCpu);
+  LocalParams params(model.params(), DType::kF64);
+  params.Initialize(pool, 3);
+  model.VisitBuffers([](Buffer& buffer) {
+    for (int64_t i = 0; i < buffer.value.size(); ++i)
+      buffer.value.data<float>()[i] = 0.25f * static_cast<float>(1 + i % 2);
+  });
+  constexpr int64_t kImages = 3, kClasses = 5;
+  const Tensor images = Tensor::Zeros({kImages, 16, 16, 3}, DType::kF64);
+  for (int64_t i = 0; i < images.size(); ++i) images.data<double>()[i] = std::sin(static_cast<double>(i * i));
+  auto layout = std::make_shared<SeqLayout>();
+  layout->labels = Tensor::Zeros({kImages}, DType::kI32);
+  for (int64_t i = 0; i < kImages; ++i) layout->labels.data<int32_t>()[i] = static_cast<int32_t>(i + 1);
+  layout->token_counters = Tensor::Zeros({kImages}, DType::kI64);
+
+  const StepContext::Options options = {
+      .ops = {.pool = &pool}, .arena = arena.get(), .params = &params, .compute = DType::kF64, .mode = Mode::kEval};
+  StepContext ctx(options);
+  const Tensor logits = model.Logits(ctx, images);
+  ASSERT_THAT(logits.shape(), testing::ElementsAre(kImages, kClasses));
+  double loss = 0, correct = 0;
+  for (int64_t i = 0; i < kImages; ++i) {
+    const auto* row = logits.data<double>() + i * kClasses;
+    double sum = 0;
+    for (int64_t k = 0; k < kClasses; ++k) sum += std::exp(row[k]);
+    loss += std::log(sum) - row[i + 1];
+    correct += std::max_element(row, row + kClasses) == row + i + 1 ? 1 : 0;
+  }
+  EXPECT_GT(*std::max_element(logits.data<double>(), logits.data<double>() + kClasses), 1e-3);
+  StepContext evaluated(options);
+  model.Forward(evaluated, {images, layout});
+  EXPECT_NEAR(evaluated.losses().at("loss").first, loss, 1e-9 * loss);
+  EXPECT_EQ(evaluated.losses().at("correct").first, correct);
 }
 
 // Running statistics follow the batches in training once, are used in evaluation, and recomputation does not move them.
