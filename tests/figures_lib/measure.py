@@ -23,6 +23,7 @@ TRIES = 3
 class Options:
     """What the command line asked for; main() sets it once."""
     repeats = 3
+    sweeps = None  # the folder that keeps sweeps
 
 
 # Commands.

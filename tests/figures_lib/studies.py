@@ -3,16 +3,19 @@
 Each compares what `shoal experiment` wrote into results.csv: losses or accuracies with their range over seeds.
 """
 import collections
+import contextlib
 import csv
+import json
+import math
 import pathlib
 import re
-import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
-from figures_lib.measure import MPIRUN, ROOT, SHOAL, row, run
+from figures_lib.measure import MPIRUN, ROOT, SHOAL, Options, row, run
 
 EXAMPLES = ROOT / "examples"
 
@@ -24,15 +27,28 @@ def text_data():
         run([SHOAL, "data", "build", "--out", ROOT / "build/data/perl-doc", *pods])
 
 
+@contextlib.contextmanager
+def sweep_folder(file):
+    """The folder of a sweep of examples/ that has run: from the start, or with --sweeps from what is there."""
+    with contextlib.ExitStack() as stack:
+        base = Options.sweeps or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = base / file.removesuffix(".textproto")
+        done = subprocess.run([SHOAL, "experiment", EXAMPLES / file, "--folder", folder], cwd=ROOT, stdout=sys.stderr)
+        if done.returncode != 0:
+            sys.exit(f"shoal experiment examples/{file} exited {done.returncode}")
+        yield folder
+
+
+def results_of(folder):
+    """The lines of its results.csv."""
+    with open(folder / "results.csv", newline="") as results:
+        return list(csv.DictReader(results))
+
+
 def sweep(file):
-    """The lines of results.csv of a sweep of examples/, run from the start."""
-    folder = tempfile.mkdtemp()
-    try:
-        subprocess.run([SHOAL, "experiment", EXAMPLES / file, "--folder", folder], cwd=ROOT, check=True, capture_output=True)
-        with open(pathlib.Path(folder) / "results.csv", newline="") as results:
-            return list(csv.DictReader(results))
-    finally:
-        shutil.rmtree(folder)
+    """The results of a sweep of examples/."""
+    with sweep_folder(file) as folder:
+        return results_of(folder)
 
 
 def cells(lines, axes, metric):
@@ -83,10 +99,45 @@ def transfer(file, field, rules, what):
     return rows
 
 
+def exponent(widths, values):
+    """Of values ~ width^exponent, by least squares of logarithms."""
+    return statistics.linear_regression([math.log(w) for w in widths], [math.log(v) for v in values]).slope
+
+
+def coordinates():
+    """Rows: how top singular values of hidden matrices after 10 steps grow with width; muP's rule keeps them."""
+    widths, rows = (64, 128, 256, 512), []
+    with sweep_folder("width_transfer/coordinates.textproto") as folder:
+        for rule in ("none", "mup"):
+            sigmas = []  # of each width and seed, by matrix
+            for width in widths:
+                runs = sorted((folder / "runs").glob(f"rule={rule},width={width},*/metrics.jsonl"))
+                sigmas.append([json.loads(metrics.read_text().splitlines()[-1])["spectral"] for metrics in runs])
+            exponents = [exponent(widths, [statistics.mean(seed[matrix]["sigma"] for seed in seeds) for seeds in sigmas]) for matrix in sigmas[0][0]]
+            middle = statistics.median(exponents)
+            rows.append(row(f"coordinates_{rule}", f"width^{middle:.2f}", "-", exponents, "within 0.1 of 0" if rule == "mup" else "reported",
+                            abs(middle) <= 0.1 if rule == "mup" else "reported", "top singular value of hidden matrices after 10 steps, widths 64 to 512"))
+    return rows
+
+
+def wide():
+    """Rows: width 512 at the base's best rate, half of it and twice it."""
+    results = cells(sweep("width_transfer/wide.textproto"), ("rule", "learning_rate"), "held_out_loss")
+    rows = []
+    for rule in ("none", "mup"):
+        curve = by_rate(results, rule)
+        rates = sorted(curve, key=float)
+        own, tuned = best(curve)
+        carried = curve[rates[1]]
+        rows.append(row(f"rate_transfer_{rule}_512", f"{spelled(carried)} at {rates[1]}", f"{spelled(tuned)} at {own}, the best of three", [], "reported", "reported",
+                        f"costs {statistics.mean(carried) - statistics.mean(tuned):.4f}"))
+    return rows
+
+
 def width_transfer():
     """A learning rate and a decay tuned at width 64 and used at 128 and 256, against those widths' own best; with and without width rules."""
     text_data()
-    return (transfer("width_transfer/rates.textproto", "learning_rate", ("none", "mup"), "rate") +
+    return (transfer("width_transfer/rates.textproto", "learning_rate", ("none", "mup"), "rate") + wide() + coordinates() +
             transfer("width_transfer/decays.textproto", "weight_decay", ("none", "mup", "robust_decay"), "decay"))
 
 
@@ -106,14 +157,27 @@ def large_batch():
 
 
 def muon():
-    """AdamW, Muon and noise-adaptive Muon in as many steps, each tuned over one grid."""
+    """AdamW, Muon and noise-adaptive Muon in as many steps, each tuned over one grid; steps and time until AdamW's last loss."""
     text_data()
-    results = cells(sweep("muon/sweep.textproto"), ("optimizer", "learning_rate"), "held_out_loss")
-    (rate, theirs), rows = best(by_rate(results, "adamw")), []
-    for name in ("muon", "noise_adaptive"):
-        own, ours = best(by_rate(results, name))
-        rows.append(row(f"muon_{name}", f"{spelled(ours)} at {own}", f"adamw {spelled(theirs)} at {rate}", [], "either", "reported",
-                        f"held-out loss after 500 steps of 1,024 tokens, mean and range over {len(ours)} seeds"))
+    rows = []
+    with sweep_folder("muon/sweep.textproto") as folder:
+        lines = results_of(folder)
+        losses, seconds = (cells(lines, ("optimizer", "learning_rate"), metric) for metric in ("held_out_loss", "seconds_per_step"))
+        rate, theirs = best(by_rate(losses, "adamw"))
+        step = statistics.median(seconds["adamw", rate])
+        for name in ("muon", "noise_adaptive"):
+            own, ours = best(by_rate(losses, name))
+            evaluations = collections.defaultdict(list)
+            for metrics in (folder / "runs").glob(f"optimizer={name},learning_rate={own},*/metrics.jsonl"):
+                for record in map(json.loads, metrics.read_text().splitlines()):
+                    if "eval_loss" in record:
+                        evaluations[record["step"]].append(record["eval_loss"])
+            last = max(evaluations)
+            reached = min((s for s, values in evaluations.items() if statistics.mean(values) <= statistics.mean(theirs)), default=None)
+            slower = statistics.median(seconds[name, own]) / step
+            there = f"{reached} steps and {reached / last * slower:.2f} of AdamW's time" if reached else "never"
+            rows.append(row(f"muon_{name}", f"{spelled(ours)} at {own}", f"adamw {spelled(theirs)} at {rate}", [], "either", "reported",
+                            f"held-out loss after {last} steps of 1,024 tokens, {len(ours)} seeds; a step takes {slower:.2f}x AdamW's; AdamW's last loss: {there}"))
     return rows
 
 
