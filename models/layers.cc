@@ -166,7 +166,7 @@ AttentionBlock::AttentionBlock(const std::string& name, const TransformerConfig&
 AttentionBlock::Heads AttentionBlock::Split(const Tensor& fused) const {
   const Tensor heads = fused.View({fused.dim(0), heads_ + 2 * key_heads_, size_});
   return {heads.Slice(1, 0, heads_), heads.Slice(1, heads_, heads_ + key_heads_),
-          heads.Slice(1, heads_ + key_heads_, heads_ + 2 * key_heads_)};
+          heads.Slice(1, heads_ + key_heads_, heads_ + 2 * key_heads_), heads.Slice(1, 0, heads_ + key_heads_)};
 }
 
 Batch AttentionBlock::Forward(StepContext& ctx, Batch x) {
@@ -194,8 +194,7 @@ Batch AttentionBlock::Forward(StepContext& ctx, Batch x) {
   }
   const Heads h = Split(used);
   if (rope_) {
-    ops::Rope(ctx.ops(), h.q, x.layout->positions, theta_, ops::Direction::kForward);
-    ops::Rope(ctx.ops(), h.k, x.layout->positions, theta_, ops::Direction::kForward);
+    ops::Rope(ctx.ops(), h.qk, x.layout->positions, theta_, ops::Direction::kForward);
   }
   const Tensor attended = ctx.Frame({tokens, heads_, size_}, ctx.compute());
   const Tensor lse = ctx.Frame({heads_, tokens}, ctx.stats_dtype());
@@ -223,8 +222,7 @@ Batch AttentionBlock::Backward(StepContext& ctx, Batch dy) {
                             frame.saved[5], layout->cu_seqlens, d.q, d.k, d.v, {.scale = scale_});
   }
   if (rope_) {
-    ops::Rope(ctx.ops(), d.q, layout->positions, theta_, ops::Direction::kBackward);
-    ops::Rope(ctx.ops(), d.k, layout->positions, theta_, ops::Direction::kBackward);
+    ops::Rope(ctx.ops(), d.qk, layout->positions, theta_, ops::Direction::kBackward);
   }
   if (qk_norm_) {
     const Heads raw = Split(fused);

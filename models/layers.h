@@ -76,7 +76,7 @@ class AttentionBlock : public Module {
 
  private:
   struct Heads {
-    Tensor q, k, v;  // [T, H, C], views of one [T, (H + 2K) C]
+    Tensor q, k, v, qk;  // [T, heads, C], views of one [T, (H + 2K) C]; qk: of q's and k's heads
   };
   Heads Split(const Tensor& fused) const;
   bool rope_, qk_norm_;

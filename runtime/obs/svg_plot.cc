@@ -12,7 +12,7 @@
 namespace shoal {
 namespace {
 
-constexpr double kWidth = 560, kHeight = 240, kLeft = 64, kRight = 12, kTop = 12, kBottom = 34;
+constexpr double kWidth = 560, kHeight = 240, kLeft = 64, kRight = 24, kTop = 12, kBottom = 34;
 constexpr double kTitle = 26, kLegendRow = 18;  // of a file
 constexpr size_t kColours = 10;
 const char* const kDashes[] = {"none", "6 3", "2 3", "8 3 2 3"};

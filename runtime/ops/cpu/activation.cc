@@ -39,11 +39,16 @@ void RopeRows(OpContext& ctx, const Tensor& x, const Tensor& positions, float th
   ctx.pool->ParallelFor(tokens, cpu::RowGrain(heads * size), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const A* cosine = table + position[t] * size;
-      for (int64_t h = 0; h < heads; ++h) {
-        T* row = x.data<T>() + t * x.stride(0) + h * x.stride(1);
-        A* wide = const_cast<A*>(cpu::ReadRow(row, size, ScratchSlot::kRow1));
-        cpu::RopeRow(wide, cosine, cosine + half, size, sign);
-        cpu::StoreRow(wide, size, row);
+      T* token = x.data<T>() + t * x.stride(0);
+      if constexpr (std::is_same_v<T, A>) {
+        cpu::RopeRows(token, heads, x.stride(1), cosine, cosine + half, size, sign);
+      } else {
+        for (int64_t h = 0; h < heads; ++h) {
+          T* row = token + h * x.stride(1);
+          A* wide = const_cast<A*>(cpu::ReadRow(row, size, ScratchSlot::kRow1));
+          cpu::RopeRows(wide, 1, size, cosine, cosine + half, size, sign);
+          cpu::StoreRow(wide, size, row);
+        }
       }
     }
   });

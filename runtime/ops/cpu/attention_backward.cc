@@ -56,19 +56,17 @@ struct Tile {
       A* p_row = p + r * keys;
       A* ds_row = ds + r * keys;
       cpu::ExpRow(p_row, seen, op.lse[at]);
-      cpu::SoftmaxBackRow(p_row, ds_row, seen, op.delta[at]);
+      cpu::SoftmaxBackRow(p_row, ds_row, seen, op.delta[at], op.scale);
       std::fill(p_row + seen, p_row + keys, A(0));
       std::fill(ds_row + seen, ds_row + keys, A(0));
     }
   }
 };
 
-// Rows of `from` times `scale` into rows of a head.
+// Rows of `from` into rows of a head.
 template <class T>
-void StoreRows(Arithmetic<T>* from, int64_t rows, int64_t c, Arithmetic<T> scale, const HeadView<T>& to,
-               int64_t first) {
+void StoreRows(const Arithmetic<T>* from, int64_t rows, int64_t c, const HeadView<T>& to, int64_t first) {
   for (int64_t r = 0; r < rows; ++r) {
-    if (scale != Arithmetic<T>(1)) cpu::ScaleRow(from + r * c, c, scale);
     if constexpr (std::is_same_v<T, BFloat16>)
       cpu::FromFloat(from + r * c, c, to.Row(first + r));
     else
@@ -100,8 +98,8 @@ void KeyBlock(const Problem<T>& op, int64_t begin, int64_t length, int64_t key_h
                     first_key == 0 ? Accumulate::kOverwrite : Accumulate::kAdd, dq_sum + (h * length + first) * c, c);
     }
   }
-  StoreRows<T>(dk, most, c, op.scale, cpu::HeadOf<T>(op.dk, key_head), begin + first_key);
-  StoreRows<T>(dv, most, c, A(1), cpu::HeadOf<T>(op.dv, key_head), begin + first_key);
+  StoreRows<T>(dk, most, c, cpu::HeadOf<T>(op.dk, key_head), begin + first_key);
+  StoreRows<T>(dv, most, c, cpu::HeadOf<T>(op.dv, key_head), begin + first_key);
 }
 
 // All of one (sequence, key head).
@@ -111,7 +109,7 @@ void WholePair(const Problem<T>& op, const AttentionTask& task, Arithmetic<T>* d
     KeyBlock<T>(op, task.begin, task.length, task.head, first_key, dq_sum);
   }
   for (int64_t h = 0; h < op.group; ++h) {
-    StoreRows<T>(dq_sum + h * task.length * op.size, task.length, op.size, op.scale,
+    StoreRows<T>(dq_sum + h * task.length * op.size, task.length, op.size,
                  cpu::HeadOf<T>(op.dq, task.head * op.group + h), task.begin);
   }
 }
@@ -131,7 +129,7 @@ void QueryBlock(const Problem<T>& op, const AttentionTask& task) {
     cpu::TileGemm(tile.rows, c, tile.keys, tile.ds, tile.keys, Transpose::kNo, k.data, k.stride, Transpose::kNo,
                   first_key == 0 ? Accumulate::kOverwrite : Accumulate::kAdd, dq, c);
   }
-  StoreRows<T>(dq, task.rows, c, op.scale, cpu::HeadOf<T>(op.dq, task.head), task.begin + task.first);
+  StoreRows<T>(dq, task.rows, c, cpu::HeadOf<T>(op.dq, task.head), task.begin + task.first);
 }
 
 template <class T>

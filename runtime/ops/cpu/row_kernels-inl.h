@@ -111,12 +111,16 @@ void SwiGluBackRowT(const T* dy, const T* gate, const T* up, int64_t n, T* dgate
 }
 
 template <class T>
-void RopeRowT(T* x, const T* cosine, const T* sine, int64_t n, T sign) {
-  T* y = x + n / 2;
-  for (int64_t i = 0; i < n / 2; ++i) {
-    const T a = x[i], b = y[i], c = cosine[i], s = sine[i] * sign;
-    x[i] = a * c - b * s;
-    y[i] = b * c + a * s;
+void RopeRowsT(T* rows, int64_t count, int64_t stride, const T* __restrict cosine, const T* __restrict sine, int64_t n,
+               T sign) {
+  for (int64_t r = 0; r < count; ++r) {
+    T* __restrict x = rows + r * stride;
+    T* __restrict y = x + n / 2;
+    for (int64_t i = 0; i < n / 2; ++i) {
+      const T a = x[i], b = y[i], c = cosine[i], s = sine[i] * sign;
+      x[i] = a * c - b * s;
+      y[i] = b * c + a * s;
+    }
   }
 }
 
@@ -140,8 +144,8 @@ T ExpRowT(T* x, int64_t n, T shift) {
 }
 
 template <class T>
-void SoftmaxBackRowT(const T* p, T* dp, int64_t n, T delta) {
-  for (int64_t i = 0; i < n; ++i) dp[i] = p[i] * (dp[i] - delta);
+void SoftmaxBackRowT(const T* p, T* dp, int64_t n, T delta, T scale) {
+  for (int64_t i = 0; i < n; ++i) dp[i] = p[i] * scale * (dp[i] - delta);
 }
 
 template <class T>

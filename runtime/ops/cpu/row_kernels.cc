@@ -61,18 +61,23 @@ void SwiGluBackRowF(const float* dy, const float* gate, const float* up, int64_t
 void SwiGluBackRowD(const double* dy, const double* gate, const double* up, int64_t n, double* dgate, double* dup) {
   SwiGluBackRowT(dy, gate, up, n, dgate, dup);
 }
-void RopeRowF(float* x, const float* cosine, const float* sine, int64_t n, float sign) {
-  RopeRowT(x, cosine, sine, n, sign);
+void RopeRowsF(float* x, int64_t count, int64_t stride, const float* cosine, const float* sine, int64_t n, float sign) {
+  RopeRowsT(x, count, stride, cosine, sine, n, sign);
 }
-void RopeRowD(double* x, const double* cosine, const double* sine, int64_t n, double sign) {
-  RopeRowT(x, cosine, sine, n, sign);
+void RopeRowsD(double* x, int64_t count, int64_t stride, const double* cosine, const double* sine, int64_t n,
+               double sign) {
+  RopeRowsT(x, count, stride, cosine, sine, n, sign);
 }
 float MaxRowF(const float* x, int64_t n) { return MaxRowT(x, n); }
 double MaxRowD(const double* x, int64_t n) { return MaxRowT(x, n); }
 float ExpRowF(float* x, int64_t n, float shift) { return ExpRowT(x, n, shift); }
 double ExpRowD(double* x, int64_t n, double shift) { return ExpRowT(x, n, shift); }
-void SoftmaxBackRowF(const float* p, float* dp, int64_t n, float delta) { SoftmaxBackRowT(p, dp, n, delta); }
-void SoftmaxBackRowD(const double* p, double* dp, int64_t n, double delta) { SoftmaxBackRowT(p, dp, n, delta); }
+void SoftmaxBackRowF(const float* p, float* dp, int64_t n, float delta, float scale) {
+  SoftmaxBackRowT(p, dp, n, delta, scale);
+}
+void SoftmaxBackRowD(const double* p, double* dp, int64_t n, double delta, double scale) {
+  SoftmaxBackRowT(p, dp, n, delta, scale);
+}
 float DotRowF(const float* a, const float* b, int64_t n) { return DotRowT(a, b, n); }
 double DotRowD(const double* a, const double* b, int64_t n) { return DotRowT(a, b, n); }
 void AddRowF(const float* a, const float* b, int64_t n, float* y) { AddRowT(a, b, n, y); }
@@ -174,8 +179,8 @@ HWY_EXPORT(SwiGluRowF);
 HWY_EXPORT(SwiGluRowD);
 HWY_EXPORT(SwiGluBackRowF);
 HWY_EXPORT(SwiGluBackRowD);
-HWY_EXPORT(RopeRowF);
-HWY_EXPORT(RopeRowD);
+HWY_EXPORT(RopeRowsF);
+HWY_EXPORT(RopeRowsD);
 HWY_EXPORT(MaxRowF);
 HWY_EXPORT(MaxRowD);
 HWY_EXPORT(ExpRowF);
@@ -253,21 +258,22 @@ void SwiGluBackRow(const float* dy, const float* gate, const float* up, int64_t 
 void SwiGluBackRow(const double* dy, const double* gate, const double* up, int64_t n, double* dgate, double* dup) {
   HWY_DYNAMIC_DISPATCH(SwiGluBackRowD)(dy, gate, up, n, dgate, dup);
 }
-void RopeRow(float* x, const float* cosine, const float* sine, int64_t n, float sign) {
-  HWY_DYNAMIC_DISPATCH(RopeRowF)(x, cosine, sine, n, sign);
+void RopeRows(float* x, int64_t count, int64_t stride, const float* cosine, const float* sine, int64_t n, float sign) {
+  HWY_DYNAMIC_DISPATCH(RopeRowsF)(x, count, stride, cosine, sine, n, sign);
 }
-void RopeRow(double* x, const double* cosine, const double* sine, int64_t n, double sign) {
-  HWY_DYNAMIC_DISPATCH(RopeRowD)(x, cosine, sine, n, sign);
+void RopeRows(double* x, int64_t count, int64_t stride, const double* cosine, const double* sine, int64_t n,
+              double sign) {
+  HWY_DYNAMIC_DISPATCH(RopeRowsD)(x, count, stride, cosine, sine, n, sign);
 }
 float MaxRow(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(MaxRowF)(x, n); }
 double MaxRow(const double* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(MaxRowD)(x, n); }
 float ExpRow(float* x, int64_t n, float shift) { return HWY_DYNAMIC_DISPATCH(ExpRowF)(x, n, shift); }
 double ExpRow(double* x, int64_t n, double shift) { return HWY_DYNAMIC_DISPATCH(ExpRowD)(x, n, shift); }
-void SoftmaxBackRow(const float* p, float* dp, int64_t n, float delta) {
-  HWY_DYNAMIC_DISPATCH(SoftmaxBackRowF)(p, dp, n, delta);
+void SoftmaxBackRow(const float* p, float* dp, int64_t n, float delta, float scale) {
+  HWY_DYNAMIC_DISPATCH(SoftmaxBackRowF)(p, dp, n, delta, scale);
 }
-void SoftmaxBackRow(const double* p, double* dp, int64_t n, double delta) {
-  HWY_DYNAMIC_DISPATCH(SoftmaxBackRowD)(p, dp, n, delta);
+void SoftmaxBackRow(const double* p, double* dp, int64_t n, double delta, double scale) {
+  HWY_DYNAMIC_DISPATCH(SoftmaxBackRowD)(p, dp, n, delta, scale);
 }
 float DotRow(const float* a, const float* b, int64_t n) { return HWY_DYNAMIC_DISPATCH(DotRowF)(a, b, n); }
 double DotRow(const double* a, const double* b, int64_t n) { return HWY_DYNAMIC_DISPATCH(DotRowD)(a, b, n); }

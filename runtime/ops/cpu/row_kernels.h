@@ -38,18 +38,20 @@ void SwiGluRow(const double* gate, const double* up, int64_t n, double* y);
 void SwiGluBackRow(const float* dy, const float* gate, const float* up, int64_t n, float* dgate, float* dup);
 void SwiGluBackRow(const double* dy, const double* gate, const double* up, int64_t n, double* dgate, double* dup);
 
-// x rotated by (cos, sin) of n/2 angles: first half with second half; sign -1 rotates back.
-void RopeRow(float* x, const float* cosine, const float* sine, int64_t n, float sign);
-void RopeRow(double* x, const double* cosine, const double* sine, int64_t n, double sign);
+// `count` rows of n, `stride` apart, each rotated by (cos, sin) of n/2 angles: first half with second half; sign -1
+// rotates back.
+void RopeRows(float* x, int64_t count, int64_t stride, const float* cosine, const float* sine, int64_t n, float sign);
+void RopeRows(double* x, int64_t count, int64_t stride, const double* cosine, const double* sine, int64_t n,
+              double sign);
 
 // Largest element (-inf when n = 0); x = exp(x - shift), returns the sum; exp(x - shift) * and (dp - delta).
 float MaxRow(const float* x, int64_t n);
 double MaxRow(const double* x, int64_t n);
 float ExpRow(float* x, int64_t n, float shift);
 double ExpRow(double* x, int64_t n, double shift);
-// ds = p (dp - delta) with dp in place.
-void SoftmaxBackRow(const float* p, float* dp, int64_t n, float delta);
-void SoftmaxBackRow(const double* p, double* dp, int64_t n, double delta);
+// ds = scale p (dp - delta) with dp in place.
+void SoftmaxBackRow(const float* p, float* dp, int64_t n, float delta, float scale);
+void SoftmaxBackRow(const double* p, double* dp, int64_t n, double delta, double scale);
 float DotRow(const float* a, const float* b, int64_t n);
 double DotRow(const double* a, const double* b, int64_t n);
 
