@@ -6,7 +6,8 @@
 // skipped leaves no trace. All codecs are pure, thread-safe, and give the same bytes on every dispatch target.
 //
 // NaN and infinities: the code of a block that holds one decodes to NaN in all of its elements (a sparse code to NaN in
-// its first one), so that every rank sees them; Encoded::finite says so to the encoder.
+// its first one; fp32 and bf16 to what they were), so that every rank sees them; Encoded::finite says so to the
+// encoder.
 #pragma once
 
 #include <cstdint>

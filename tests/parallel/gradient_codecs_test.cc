@@ -86,7 +86,7 @@ struct Plan {
   CompressionConfig config = Uniform("q4");
   int64_t from_step = 0, steps = 5;
   int64_t skipped = -1;                // this step is not taken
-  std::string load, save;              // folders of checkpoints; empty: none
+  std::string load = {}, save = {};    // folders of checkpoints; empty: none
   std::vector<float>* last = nullptr;  // the last sum, of rank 0
 };
 
@@ -193,7 +193,7 @@ TEST(GradientCodecs, ResumedEqualsUninterrupted) {
 }
 
 TEST(GradientCodecs, ResidualsFoldOntoAnotherNumberOfRanks) {
-  for (const auto [from, to] : {std::pair{4, 2}, std::pair{2, 4}, std::pair{3, 1}}) {
+  for (const auto& [from, to] : {std::pair{4, 2}, std::pair{2, 4}, std::pair{3, 1}}) {
     const std::string folder = absl::StrCat(testing::TempDir(), "/codecs_folded_", from, "_", to);
     std::filesystem::remove_all(folder);
     Books before, after;
