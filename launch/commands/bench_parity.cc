@@ -1,5 +1,6 @@
 #include "launch/commands/bench_parity.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 #include <memory>
@@ -24,6 +25,9 @@
 
 namespace shoal {
 namespace {
+
+// Of these batches at the initial weights, gradients in fp32 are held against float64.
+constexpr int64_t kErrorBatches = 5;
 
 // Runs the model with weights of one dtype on one thread rank, without an optimizer.
 class Runner {
@@ -124,12 +128,14 @@ absl::Status BenchParity(const BenchArgs& args) {
 
   Runner single(model, *dp, *arena, pool, DType::kF32), whole(model, *dp, *arena, pool, DType::kF64);
   nlohmann::json report = {{"logits", single.Logits(images_of(0))}};
-  single.LossAndGradients(images_of(0), labels_of(0));
+  for (int64_t batch = 0; batch < std::min(kErrorBatches, images.dim(0)); ++batch) {
+    single.LossAndGradients(images_of(batch), labels_of(batch));
+    whole.LossAndGradients(images_of(batch), labels_of(batch));
+    for (const Param* param : model.params())
+      report["gradient_errors"][param->name].push_back(RelativeError(single.Grad(*param), whole.Grad(*param)));
+  }
   for (int64_t step = 0; step < images.dim(0); ++step) {
     report["losses"].push_back(whole.LossAndGradients(images_of(step), labels_of(step)));
-    for (const Param* param : model.params()) {
-      if (step == 0) report["gradient_errors"][param->name] = RelativeError(single.Grad(*param), whole.Grad(*param));
-    }
     whole.Descend(job.optim().learning_rate());
   }
   std::cout << report.dump() << std::endl;

@@ -2,6 +2,7 @@
 import array
 import json
 import pathlib
+import statistics
 import struct
 import tempfile
 
@@ -95,12 +96,13 @@ optim {{ sgd {{ }} learning_rate: {rate} }}
     largest = max(abs(t) for image in theirs["logits"] for t in image)
     logits = max(abs(o - t) for mine, image in zip(ours["logits"], theirs["logits"], strict=True) for o, t in zip(mine, image, strict=True)) / largest
     losses = max(abs(o - t) / abs(t) for o, t in zip(ours["losses"], theirs["losses"], strict=True))
-    errors = theirs["gradient_errors"]
-    assert errors.keys() == ours["gradient_errors"].keys()
-    ratios = {name: ours["gradient_errors"][name] / error for name, error in errors.items()}
+    # Where rounding turns a ReLU on or off, an error is thousands of times what it is without, on either side: by chance, in some batches.
+    assert theirs["gradient_errors"].keys() == ours["gradient_errors"].keys()
+    mine, errors = ({name: statistics.median(batches) for name, batches in side["gradient_errors"].items()} for side in (ours, theirs))
+    ratios = {name: mine[name] / error for name, error in errors.items()}
     worst = max(ratios, key=ratios.get)
     return [row("parity_logits", f"{logits:.1e}", "of the largest of torchvision", [], "<= 1e-5", logits <= 1e-5, "ResNet-50, 16 images of 64 x 64, evaluated"),
             row("parity_losses", f"{losses:.1e}", "20 steps of torchvision in float64", [], "<= 1e-8", losses <= 1e-8,
                 f"loss {theirs['losses'][0]:.3f} to {theirs['losses'][-1]:.3f}"),
-            row("parity_gradient_errors", f"{ours['gradient_errors'][worst]:.1e}", f"{errors[worst]:.1e} of torchvision's fp32 to float64",
-                list(ratios.values()), "each <= 2x", ratios[worst] <= 2, f"{len(errors)} tensors; the largest ratio, {ratios[worst]:.2f}, is {worst}'s")]
+            row("parity_gradient_errors", f"{mine[worst]:.1e}", f"{errors[worst]:.1e} of torchvision's fp32 to float64",
+                list(ratios.values()), "each <= 2x", ratios[worst] <= 2, f"{len(errors)} tensors, median of 5 batches each; the largest ratio, {ratios[worst]:.2f}, is {worst}'s")]

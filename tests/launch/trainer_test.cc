@@ -162,6 +162,29 @@ TEST_F(TrainerTest, EncodedGradientsLearnAndResumeBitForBit) {
   }
 }
 
+TEST_F(TrainerTest, WidthRulesAreTheSameOnRanksAndResumed) {
+  for (const char* preset : {"MUP", "ROBUST_DECAY"}) {
+    for (const char* compute : {"FP32", "BF16"}) {
+      const auto job = [&](std::vector<std::string> more) {
+        more.insert(more.end(), {std::string("optim.width_rule={ preset: ") + preset + " base_width: 16 }",
+                                 std::string("runtime.compute=") + compute, "optim.schedule.shape=CONSTANT"});
+        return Job(more);
+      };
+      const std::string run = folder_ + "/run_" + preset + compute;
+      const double close = compute == std::string("FP32") ? 2e-5 : 2e-2;
+      const Result one = Run(job({}), 1), two = Run(job({}), 2), plain = Run(job({"parallel.zero=0"}), 3);
+      ASSERT_EQ(one.losses.size(), 8u);
+      for (size_t i = 0; i < one.losses.size(); ++i) {
+        EXPECT_NEAR(two.losses[i], one.losses[i], close * one.losses[i]) << preset << " " << compute << ", step " << i;
+        EXPECT_NEAR(plain.losses[i], one.losses[i], close * one.losses[i])
+            << preset << " " << compute << ", step " << i;
+      }
+      Run(job({"duration.steps=3"}), 2, run);
+      EXPECT_EQ(Run(job({}), 2, run).weights, two.weights) << preset << " " << compute;
+    }
+  }
+}
+
 TEST_F(TrainerTest, ResumesOnAnotherNumberOfRanks) {
   const std::string run = folder_ + "/run";
   const Result whole = Run(Job({"optim.schedule.shape=CONSTANT"}), 1);

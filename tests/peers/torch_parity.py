@@ -1,7 +1,7 @@
 """torchvision's side of the parity figure: a ResNet with random weights, given to Shoal in its names, and what it computes with them.
 
 Writes FOLDER/init.safetensors and FOLDER/images.safetensors. Prints one JSON line with the keys of `shoal bench parity`: {"logits": [[...]],
-"losses": [...], "gradient_errors": {...}}.
+"losses": [...], "gradient_errors": {name: of each of 5 batches}}.
 """
 import argparse
 import copy
@@ -75,13 +75,14 @@ model.eval()
 with torch.no_grad():
     logits = model(first).tolist()
 model.train()
-loss_and_gradients(model, first, labels[0])
-optimizer = torch.optim.SGD(whole.parameters(), lr=args.rate)
 losses, errors = [], {}
+for batch in range(min(5, args.steps)):
+    loss_and_gradients(model, images[batch].to(memory_format=torch.channels_last), labels[batch])
+    loss_and_gradients(whole, images[batch].double(), labels[batch])
+    for (name, single), exact in zip(model.named_parameters(), whole.parameters()):
+        errors.setdefault(shoals_name(name), []).append(((single.grad.double() - exact.grad).norm() / exact.grad.norm()).item())
+optimizer = torch.optim.SGD(whole.parameters(), lr=args.rate)
 for step in range(args.steps):
     losses.append(loss_and_gradients(whole, images[step].double(), labels[step]))
-    if step == 0:
-        for (name, single), exact in zip(model.named_parameters(), whole.parameters()):
-            errors[shoals_name(name)] = ((single.grad.double() - exact.grad).norm() / exact.grad.norm()).item()
     optimizer.step()
 print(json.dumps({"logits": logits, "losses": losses, "gradient_errors": errors}))
