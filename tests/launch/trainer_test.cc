@@ -155,7 +155,11 @@ TEST_F(TrainerTest, EncodedGradientsLearnAndResumeBitForBit) {
       ASSERT_EQ(whole.losses.size(), 8u);
       EXPECT_NEAR(whole.losses[0], plain.losses[0], 1e-6);
       EXPECT_NE(whole.losses.back(), plain.losses.back()) << "it was in use";
-      EXPECT_NEAR(whole.losses.back(), plain.losses.back(), codec[0] == 't' ? 0.3 : 0.03) << codec << " " << zero;
+      if (codec[0] == 't') {
+        EXPECT_LT(whole.losses.back(), whole.losses.front() - 0.3) << "it learns";
+      } else {
+        EXPECT_NEAR(whole.losses.back(), plain.losses.back(), 0.03) << codec << " " << zero;
+      }
       Run(job({"duration.steps=3"}), 2, run);
       EXPECT_EQ(Run(job({}), 2, run).weights, whole.weights) << codec << " " << zero;
     }
