@@ -96,7 +96,7 @@ class DataParallel : public ParamSource, public Stateful {
   int64_t grad_bytes() const;
   int64_t master_bytes() const;
   int64_t residual_bytes() const;
-  // Bytes of gradients that leave and reach this rank in a step.
+  // Bytes of gradients that this rank sends in a step, its share of what all send.
   int64_t reduced_bytes() const;
   double reduce_wait_seconds() const {
     return reduce_wait_seconds_;
