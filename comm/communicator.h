@@ -26,6 +26,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "comm/encoded_reduction.h"
 #include "runtime/device/stream.h"
 #include "runtime/obs/span.h"
 #include "runtime/tensor/tensor.h"
@@ -74,6 +75,8 @@ class Communicator {
   // `in` is unchanged.
   virtual WorkPtr ReduceScatterV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out, ReduceOp op,
                                  CallOptions options) = 0;
+  // The sum over ranks through codecs: see comm/encoded_reduction.h. All ranks hold the same bits of it.
+  virtual WorkPtr ReduceEncoded(EncodedReduction reduction, CallOptions options) = 0;
   // out: the concatenation of every rank's `in` in rank order; counts[r] elements from rank r. `in` may be the rank's
   // own place inside `out`.
   virtual WorkPtr AllGatherV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out,

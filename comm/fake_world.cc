@@ -48,6 +48,16 @@ class FakeCommunicator : public Communicator {
                          CallOptions options) override {
     return Run(options, [=, from = Before(counts, rank_)] { CopyBytes(in, from, out.size(), out, 0); });
   }
+  WorkPtr ReduceEncoded(EncodedReduction reduction, CallOptions options) override {
+    return Run(options, [r = std::move(reduction), me = rank_] {
+      if (r.in.meta()) return;
+      const bool all = r.half == EncodedReduction::Half::kAll;
+      const int64_t from = all ? 0 : Before(r.counts, me);
+      AddOwn(r.in.data<float>() + from, r.residual.defined() ? r.residual.data<float>() + from : nullptr,
+             r.residual_scale, r.out.size(), Codec::Into::kOverwrite, r.out.data<float>());
+      if (r.residual.defined()) std::fill_n(r.in.data<float>(), r.in.size(), 0.0F);
+    });
+  }
   WorkPtr AllGatherV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out,
                      CallOptions options) override {
     return Run(options, [=, to = Before(counts, rank_)] { CopyBytes(in, 0, in.size(), out, to); });

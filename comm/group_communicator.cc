@@ -80,6 +80,107 @@ Phase ScatterPhase(Engine* engine, Scatter s) {
   return scatter;
 }
 
+// Where an encoded reduction's parts lie. `engine` runs the phases, so it is there while they do.
+struct EncodedParts {
+  Engine* engine = nullptr;
+  std::vector<int> members;
+  int rank = 0;
+  EncodedReduction reduction;
+  std::vector<int64_t> at;  // of the parts, in elements
+
+  int ranks() const { return static_cast<int>(members.size()); }
+  int64_t bytes(int r) const { return EncodedBytes(reduction, at[r], at[r + 1]); }
+  float* Own(const Tensor& t) const { return t.defined() ? t.data<float>() + at[rank] : nullptr; }
+  // This rank's part of the sum.
+  float* Sum() const {
+    return reduction.half == EncodedReduction::Half::kAll ? Own(reduction.out) : reduction.out.data<float>();
+  }
+};
+uint8_t* TakeScratch(Engine* engine, Operation& operation, int64_t bytes) {
+  operation.scratch.push_back(engine->Scratch(bytes));
+  return reinterpret_cast<uint8_t*>(operation.scratch.back().get());
+}
+
+// Codes of every other rank's part go to it; what comes is decoded and summed in rank order.
+Phase EncodedScatterPhase(std::shared_ptr<const EncodedParts> parts) {
+  Phase scatter;
+  scatter.prepare = [parts](Operation& operation, Phase& phase) {
+    const EncodedReduction& reduction = parts->reduction;
+    const int n = parts->ranks(), me = parts->rank;
+    std::vector<int64_t> send_at(static_cast<size_t>(n) + 1);
+    for (int r = 0; r < n; ++r) send_at[r + 1] = send_at[r] + (r == me ? 0 : parts->bytes(r));
+    const int64_t mine = parts->bytes(me), size = parts->at[me + 1] - parts->at[me];
+    uint8_t* out = TakeScratch(parts->engine, operation, send_at[n]);
+    uint8_t* in = TakeScratch(parts->engine, operation, mine * (n - 1));
+    const auto code_from = [=](int r) { return in + (r < me ? r : r - 1) * mine; };
+    ExchangeAmong(parts->members, me, phase, Way::kSend, [&](int peer) {
+      const int64_t begin = parts->at[peer], end = parts->at[peer + 1];
+      float* from = reduction.in.data<float>() + begin;
+      const bool feedback = reduction.residual.defined();
+      EncodeRuns(reduction,
+                 {.begin = begin,
+                  .end = end,
+                  .from = from,
+                  .residual = feedback ? reduction.residual.data<float>() + begin : nullptr,
+                  .left = feedback ? from : nullptr},
+                 me, CodecKey::Point::kWorker, out + send_at[peer]);
+      return std::pair{static_cast<void*>(out + send_at[peer]), parts->bytes(peer)};
+    });
+    ExchangeAmong(parts->members, me, phase, Way::kRecv, [&](int peer) {
+      return std::pair{static_cast<void*>(code_from(peer)), mine};
+    });
+    phase.then = [&operation, parts, code_from, size] {
+      const EncodedReduction& reduction = parts->reduction;
+      const int me = parts->rank;
+      for (int r = 0; r < parts->ranks(); ++r) {
+        const auto into = r == 0 ? Codec::Into::kOverwrite : Codec::Into::kAdd;
+        if (r == me) {
+          AddOwn(parts->Own(reduction.in), parts->Own(reduction.residual), reduction.residual_scale, size, into,
+                 parts->Sum());
+        } else {
+          DecodeRuns(reduction, code_from(r), parts->at[me], parts->at[me + 1], into, parts->Sum());
+        }
+      }
+      if (reduction.residual.defined()) std::fill_n(parts->Own(reduction.in), size, 0.0F);
+      operation.scratch.resize(operation.scratch.size() - 2);
+      return absl::OkStatus();
+    };
+  };
+  return scatter;
+}
+
+// The owner's code of the sum goes to everyone; all decode all codes.
+Phase EncodedGatherPhase(std::shared_ptr<const EncodedParts> parts) {
+  Phase gather;
+  gather.prepare = [parts](Operation& operation, Phase& phase) {
+    const EncodedReduction& reduction = parts->reduction;
+    const int n = parts->ranks(), me = parts->rank;
+    std::vector<int64_t> code_at(static_cast<size_t>(n) + 1);
+    for (int r = 0; r < n; ++r) code_at[r + 1] = code_at[r] + parts->bytes(r);
+    uint8_t* codes = TakeScratch(parts->engine, operation, code_at[n]);
+    EncodeRuns(reduction,
+               {.begin = parts->at[me],
+                .end = parts->at[me + 1],
+                .from = parts->Sum(),
+                .left = reduction.residual.defined() ? parts->Own(reduction.in) : nullptr},
+               me, CodecKey::Point::kOwner, codes + code_at[me]);
+    const auto piece = [&](int r) {
+      return std::pair{static_cast<void*>(codes + code_at[r]), code_at[r + 1] - code_at[r]};
+    };
+    ExchangeAmong(parts->members, me, phase, Way::kSend, [&](int) { return piece(me); });
+    ExchangeAmong(parts->members, me, phase, Way::kRecv, piece);
+    phase.then = [&operation, parts, codes, code_at] {
+      for (int r = 0; r < parts->ranks(); ++r) {
+        DecodeRuns(parts->reduction, codes + code_at[r], parts->at[r], parts->at[r + 1], Codec::Into::kOverwrite,
+                   parts->reduction.out.data<float>() + parts->at[r]);
+      }
+      operation.scratch.pop_back();
+      return absl::OkStatus();
+    };
+  };
+  return gather;
+}
+
 }  // namespace
 
 GroupCommunicator::GroupCommunicator(std::shared_ptr<Engine> engine, std::vector<int> members, int rank, int channel,
@@ -184,6 +285,30 @@ WorkPtr GroupCommunicator::ReduceScatterV(const Tensor& in, absl::Span<const int
   auto operation = Begin("reduce_scatter", options, in.dtype(), in.size(), {in, out});
   operation->phases.push_back(
       ScatterPhase(engine_.get(), {members_, rank_, in, {counts.begin(), counts.end()}, at, op, out.raw()}));
+  return Submit(std::move(operation));
+}
+
+WorkPtr GroupCommunicator::ReduceEncoded(EncodedReduction reduction, CallOptions options) {
+  const std::vector<int64_t> at = Offsets(reduction.counts);
+  const int64_t elements = reduction.in.size();
+  const bool all = reduction.half == EncodedReduction::Half::kAll;
+  CheckTensor(reduction.in);
+  CheckTensor(reduction.out);
+  CHECK(reduction.in.dtype() == DType::kF32 && reduction.out.dtype() == DType::kF32) << "codes are of f32";
+  CHECK(static_cast<int>(reduction.counts.size()) == size() && at.back() == elements &&
+        reduction.out.size() == (all ? elements : reduction.counts[rank_]) &&
+        (!reduction.residual.defined() || reduction.residual.size() == elements) &&
+        (reduction.runs.empty() ? 0 : reduction.runs.back().end) == elements)
+      << "reduce_encoded: counts or runs do not match the tensors";
+  auto operation =
+      Begin(options_.check == CommOptions::Check::kOff ? "reduce_encoded"
+                                                       : absl::StrCat("reduce_encoded ", EncodedLayout(reduction)),
+            options, DType::kF32, elements, {reduction.in, reduction.residual, reduction.out});
+  auto parts =
+      std::make_shared<const EncodedParts>(EncodedParts{engine_.get(), members_, rank_, std::move(reduction), at});
+  operation->bytes = size() > 1 ? EncodedBytes(parts->reduction, 0, elements) : 0;
+  operation->phases.push_back(EncodedScatterPhase(parts));
+  if (all && size() > 1) operation->phases.push_back(EncodedGatherPhase(parts));
   return Submit(std::move(operation));
 }
 

@@ -24,6 +24,7 @@ class GroupCommunicator : public Communicator {
   WorkPtr AllReduce(const Tensor& x, ReduceOp op, CallOptions options) override;
   WorkPtr ReduceScatterV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out, ReduceOp op,
                          CallOptions options) override;
+  WorkPtr ReduceEncoded(EncodedReduction reduction, CallOptions options) override;
   WorkPtr AllGatherV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out,
                      CallOptions options) override;
   WorkPtr AllToAllV(const Tensor& in, absl::Span<const int64_t> send_counts, const Tensor& out,

@@ -87,12 +87,13 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   p.optimizer = dry.state().bytes();
   p.noise = BatchControl(job, ranks, dry.state().grads(), DeviceKind::kMeta).bytes();
   p.averages = dry.AverageBytes();
+  p.residuals = dry.dp().residual_bytes();
   for (const Bucket& bucket : dry.dp().plan().buckets) {
     // The pieces of all other ranks; reductions run one after the other.
     p.communication = std::max(p.communication, bucket.counts[0] * 4 * (ranks - 1));
   }
   if (checkpoints == Checkpoints::kYes) {
-    p.checkpoint = p.optimizer + p.averages;
+    p.checkpoint = p.optimizer + p.averages + p.residuals;
     for (const OptimizerPiece& piece : dry.state().pieces()) p.checkpoint += piece.master.size() * 4;
   }
   const BatchShape largest = LargestMicroBatch(job, ranks);

@@ -20,8 +20,9 @@ namespace shoal {
 
 struct Prediction {
   int64_t weights = 0, gradients = 0, masters = 0, optimizer = 0;  // bytes this rank holds
-  int64_t noise = 0;     // gradients as they were before a micro-batch, where noise is measured between a lone rank's
-  int64_t averages = 0;  // of weights and statistics (optim.ema)
+  int64_t noise = 0;      // gradients as they were before a micro-batch, where noise is measured between a lone rank's
+  int64_t averages = 0;   // of weights and statistics (optim.ema)
+  int64_t residuals = 0;  // what gradient codes leave behind
   int64_t activations = 0;    // frames, live values and workspace of the largest micro-batch
   int64_t saved = 0;          // of these, what forward keeps for backward
   int64_t step = 0;           // gradients and activations together: they take turns in the arena, whose peak this is
@@ -31,7 +32,7 @@ struct Prediction {
   int64_t images_ahead = 0;   // the loader's ring: prefetch_steps of the largest batch and the one in use
   int64_t micro_rows = 0;     // tokens or images of the largest micro-batch
   int64_t total() const {
-    return weights + masters + optimizer + noise + averages + step + communication + checkpoint + program +
+    return weights + masters + optimizer + noise + averages + residuals + step + communication + checkpoint + program +
            images_ahead;
   }
 };

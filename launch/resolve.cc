@@ -10,6 +10,7 @@
 #include "models/resnet_spec.h"
 #include "models/transformer_spec.h"
 #include "optim/schedule.h"
+#include "parallel/gradient_codecs.h"
 #include "runtime/base/status.h"
 #include "runtime/data/images/image_config.h"
 
@@ -74,6 +75,13 @@ void CheckDuration(Checker& check, const char* field, const config::Duration& d,
     check.Positive(field, Length(d));
 }
 
+// What is said of a resolved model's parameters.
+void CheckParameters(const config::Job& job, Checker& check) {
+  const auto model = MakeModel(job.model());
+  check.AddAll(OptimizerFor(job, *model).status());
+  check.AddAll(CheckCompression(job.comm().compression(), model->params()));
+}
+
 // Data and model of a transformer.
 void ResolveText(config::Job& job, Checker& check) {
   if (job.data().has_images())
@@ -98,7 +106,7 @@ void ResolveText(config::Job& job, Checker& check) {
     check.AddAll(CheckOptimizer(job.optim()));
   } else if (auto resolved = ResolveTransformer(job.model().transformer(), job.data().max_tokens()); resolved.ok()) {
     *job.mutable_model()->mutable_transformer() = *resolved;
-    check.AddAll(OptimizerFor(job, *MakeModel(job.model())).status());
+    CheckParameters(job, check);
   } else {
     check.AddAll(resolved.status());
     check.AddAll(CheckOptimizer(job.optim()));
@@ -134,7 +142,7 @@ absl::Status ResolveImages(config::Job& job, Checker& check) {
     check.Add("optim.width_rule is for transformers; no rule is known for the widths of model.resnet: remove it");
     job.mutable_optim()->clear_width_rule();
   }
-  check.AddAll(OptimizerFor(job, *MakeModel(job.model())).status());
+  CheckParameters(job, check);
   job.mutable_data()->mutable_images()->set_size(resnet.image_size());
   job.mutable_data()->mutable_images()->set_channels(resnet.channels());
   return absl::OkStatus();

@@ -78,9 +78,20 @@ struct Losses {
 };
 
 // What every step's collective sums over ranks: the loss, the squared gradient norm, rows that were classified
-// correctly, the wish to stop, NoiseTerms (0 where noise is not measured), and from kRanks on how long each rank
-// worked.
-enum StepScalar : size_t { kLoss, kSquares, kCorrect, kStop, kScaledSquares, kGroups, kSamples, kRanks };
+// correctly, the wish to stop, NoiseTerms (0 where noise is not measured), RunErrors of gradient codes (0 without), and
+// from kRanks on how long each rank worked.
+enum StepScalar : size_t {
+  kLoss,
+  kSquares,
+  kCorrect,
+  kStop,
+  kScaledSquares,
+  kGroups,
+  kSamples,
+  kEncodedSquares,
+  kCodecErrors,
+  kRanks
+};
 
 class Trainer {
  public:
@@ -152,6 +163,10 @@ class Trainer {
                      optimizer_->groups().Text(job_.optim().learning_rate())));
     if (job_.optim().has_width_rule()) Say(WidthRuleText(job_));
     DataParallelOptions storage = StorageFor(job_, *model_, *optimizer_);
+    if (storage.codecs != nullptr) {
+      Say(world_.size() > 1 ? absl::StrCat("gradients travel as ", storage.codecs->Text())
+                            : "comm.compression has no effect on one rank: no gradients travel");
+    }
     const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
     SHOAL_ASSIGN_OR_RETURN(
         arena_, Arena::Create(static_cast<int64_t>(cap * (1 << 30)) + predicted_.gradients, DeviceKind::kCpu));
@@ -177,6 +192,7 @@ class Trainer {
       for (const std::string& warning : store_->warnings()) Say("warning: " + warning);
       if (step.ok()) {
         SHOAL_RETURN_IF_ERROR(state_->loaded());
+        SHOAL_RETURN_IF_ERROR(dp_->FinishLoad());
         SHOAL_RETURN_IF_ERROR(batch_->CheckShares());
         resumed = true;
         Say(absl::StrCat("resumed at step ", progress_.step, " from ", options_.run_dir, "/checkpoints",
@@ -356,7 +372,10 @@ class Trainer {
     }
     const RunProgress before = Progress();
     Losses losses;
+    const double schedule = ScheduleFactor(job_.optim().schedule(), before, job_.duration());
+    record.learning_rate = job_.optim().learning_rate() * schedule;
     dp_->BeginStep();
+    dp_->set_rate(record.learning_rate);
     batch_->BeginStep(progress_.step + 1, *dp_, *rank_.pool);
     if (arena_->peak() > arena_->fitted()) arena_->Fit(arena_->peak());
     buffers_->Remember();
@@ -384,6 +403,9 @@ class Trainer {
     scalars[kScaledSquares] = own.scaled_squares;
     scalars[kGroups] = own.groups;
     scalars[kSamples] = own.samples;
+    const RunErrors codes = dp_->codec_errors();
+    scalars[kEncodedSquares] = codes.squares;
+    scalars[kCodecErrors] = codes.error_squares;
     const bool files = first() && !options_.run_dir.empty();
     scalars[kStop] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;
     scalars[kRanks + static_cast<size_t>(world_.rank())] = record.forward_seconds + record.backward_seconds;
@@ -394,13 +416,15 @@ class Trainer {
     Report("scalars", at, traffic_["scalars"]);
     record.loss = scalars[kLoss] / static_cast<double>(inputs.units);
     record.grad_norm = std::sqrt(scalars[kSquares]);
+    if (scalars[kEncodedSquares] > 0) {
+      record.codec_error = std::sqrt(scalars[kCodecErrors] / scalars[kEncodedSquares]);
+      record.reduced_bytes = dp_->reduced_bytes();
+    }
     if (record.unit == StepRecord::Unit::kImages)
       record.accuracy = scalars[kCorrect] / static_cast<double>(inputs.units);
     SHOAL_ASSIGN_OR_RETURN(record.skip_reason, guard_.Check(record.loss, record.grad_norm));
 
     at = Now();
-    const double schedule = ScheduleFactor(job_.optim().schedule(), before, job_.duration());
-    record.learning_rate = job_.optim().learning_rate() * schedule;
     const double batch_ratio = BatchRatio(job_.optim(), inputs.next_position - progress_.position, inputs.units);
     double publish = 0;
     if (record.skip_reason.empty()) {
@@ -413,6 +437,7 @@ class Trainer {
                            .grad_norm = record.grad_norm,
                            .schedule = schedule,
                            .seed = job_.seed()};
+      dp_->CommitResiduals(*rank_.pool, record.learning_rate);
       state_->BeginUpdate(batch_ratio, update);
       SHOAL_RETURN_IF_ERROR(optimizer_->Step({*rank_.pool, *owners_}, update, state_->shard()));
       dp_->ReleaseGradients();

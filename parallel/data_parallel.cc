@@ -3,10 +3,12 @@
 #include <glog/logging.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
 #include "runtime/module/local_params.h"
@@ -40,6 +42,9 @@ struct DataParallel::Buffers {
     // With an arena: what lies under `grads` and `owned`, and the arena's blocks while they are there.
     std::shared_ptr<Storage> grads_memory, owned_memory;
     Tensor grads_block, owned_block;
+    Tensor residual;               // f32, all elements; with error feedback
+    std::vector<EncodedRun> runs;  // of the bucket's parameters
+    std::shared_ptr<std::vector<RunErrors>> errors;
     Tensor masters;   // fp32 of this rank's run; a view of `weights` when compute is fp32 (or f64)
     int waiting = 0;  // parameters not ready yet in the last micro-batch
     WorkPtr work;
@@ -65,6 +70,8 @@ DataParallel::~DataParallel() = default;
 
 namespace {
 
+constexpr char kEncodedSteps[] = "codecs.steps";
+
 DType GradType(DType compute) { return compute == DType::kF64 ? DType::kF64 : DType::kF32; }
 
 // First element and count of a rank's run of a bucket; with ZeRO 0 every rank's run is the whole bucket.
@@ -82,6 +89,7 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
   auto dp = std::unique_ptr<DataParallel>(new DataParallel(std::move(params), mesh, options));
   Buffers& b = *dp->buffers_;
   const DType grad_type = GradType(options.compute);
+  CHECK(options.codecs == nullptr || grad_type == DType::kF32) << "codes are of f32";
   b.weights.resize(dp->params_.size());
   b.grads.resize(dp->params_.size());
   b.touched.resize(dp->params_.size());
@@ -103,13 +111,25 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
       buffers.masters = buffers.weights.Rows(begin, begin + count);
     }
     // A group of one reduces nothing: its gradients are the sums already.
-    if (options.zero_stage == 0 || mesh.size() == 1) {
+    if (mesh.size() == 1 || (options.zero_stage == 0 && !dp->Encodes())) {
       buffers.owned = buffers.grads.Rows(begin, begin + count);
     } else {
       SHOAL_ASSIGN_OR_RETURN(buffers.owned, gradients(count, "reduced gradients", buffers.owned_memory));
     }
+    if (dp->Encodes()) {
+      if (dp->KeepsResiduals()) {
+        SHOAL_ASSIGN_OR_RETURN(buffers.residual, FlatBuffer(bucket.size, DType::kF32, options.device, "residuals"));
+      }
+      buffers.errors = std::make_shared<std::vector<RunErrors>>();
+    }
     for (size_t i = 0; i < bucket.params.size(); ++i) {
       const Param& param = *dp->params_[bucket.params[i]];
+      if (dp->Encodes()) {
+        buffers.runs.push_back({.begin = bucket.offsets[i],
+                                .end = bucket.offsets[i] + param.size(),
+                                .codec = options.codecs->of[param.id],
+                                .tensor = NameHash(param.name)});
+      }
       const auto part = [&](const Tensor& flat) {
         return flat.Rows(bucket.offsets[i], bucket.offsets[i] + param.size()).View(param.shape);
       };
@@ -179,6 +199,7 @@ void DataParallel::BeginStep() {
   buffers_->next_bucket = 0;
   measure_ = nullptr;
   own_squares_ = 0;
+  ++encoded_steps_;
   for (size_t i = 0; i < plan_.buckets.size(); ++i) {
     buffers_->buckets[i].waiting = static_cast<int>(plan_.buckets[i].params.size());
     buffers_->buckets[i].work = nullptr;
@@ -214,11 +235,59 @@ void DataParallel::StartReady() {
     if (mesh_.size() == 1) continue;
     const Bucket& bucket = plan_.buckets[b.next_bucket];
     const std::string tag = absl::StrCat("grad bucket ", b.next_bucket);
+    if (Encodes()) {
+      buffers.work = StartEncoded(b.next_bucket, tag);
+      continue;
+    }
     buffers.work = options_.zero_stage == 0
                        ? mesh_.gradients().AllReduce(buffers.grads, ReduceOp::kSum, {.tag = tag})
                        : mesh_.gradients().ReduceScatterV(buffers.grads, bucket.counts, buffers.owned, ReduceOp::kSum,
                                                           {.tag = tag});
   }
+}
+
+WorkPtr DataParallel::StartEncoded(size_t bucket, const std::string& tag) {
+  auto& buffers = buffers_->buckets[bucket];
+  const double ratio = rate_ > 0 && committed_rate_ > 0 ? std::clamp(committed_rate_ / rate_, 0.1, 10.0) : 1;
+  buffers.errors->assign(buffers.runs.size(), {});
+  return mesh_.gradients().ReduceEncoded(
+      {.in = buffers.grads,
+       .residual = buffers.residual,
+       .residual_scale = static_cast<float>(ratio),
+       .counts = plan_.buckets[bucket].counts,
+       .runs = buffers.runs,
+       .half = options_.zero_stage == 0 ? EncodedReduction::Half::kAll : EncodedReduction::Half::kScatter,
+       .out = buffers.owned,
+       .seed = options_.codecs->seed,
+       .step = static_cast<uint32_t>(encoded_steps_),
+       .errors = buffers.errors},
+      {.tag = tag});
+}
+
+void DataParallel::CommitResiduals(ThreadPool& pool, double rate) {
+  if (!KeepsResiduals()) return;
+  OpContext ctx{.pool = &pool};
+  for (auto& buffers : buffers_->buckets) ops::Copy(ctx, buffers.grads, buffers.residual);
+  committed_rate_ = rate;
+}
+
+absl::Status DataParallel::FinishLoad() {
+  if (KeepsResiduals() && options_.codecs->resume == config::CompressionConfig::RESET) {
+    for (auto& buffers : buffers_->buckets)
+      std::memset(buffers.residual.raw(), 0, static_cast<size_t>(buffers.residual.bytes()));
+  }
+  return loaded_;
+}
+
+RunErrors DataParallel::codec_errors() const {
+  RunErrors sum;
+  for (const auto& buffers : buffers_->buckets) {
+    for (size_t i = 0; Encodes() && i < buffers.errors->size(); ++i) {
+      sum.squares += (*buffers.errors)[i].squares;
+      sum.error_squares += (*buffers.errors)[i].error_squares;
+    }
+  }
+  return sum;
 }
 
 absl::Status DataParallel::FinishReductions() {
@@ -262,7 +331,46 @@ absl::Status DataParallel::PublishWeights(ThreadPool& pool) {
   return status;
 }
 
+// A rank's residual of a tensor is part `rank` of "<name>/residual", the ranks' residuals one after the other. What
+// matters of them is their sum, so another number of ranks takes an equal share of it each.
+void DataParallel::VisitResiduals(StateVisitor& visitor) {
+  constexpr char kRanks[] = "residuals.ranks", kRate[] = "residuals.rate";
+  if (!visitor.Has(kRanks)) return;  // of a run without error feedback
+  int64_t ranks = mesh_.size();
+  visitor.Scalar(kRanks, ranks);
+  visitor.Scalar(kRate, committed_rate_);
+  if (ranks != mesh_.size() && options_.codecs->resume == config::CompressionConfig::EXACT) {
+    loaded_ = absl::FailedPreconditionError(
+        absl::StrCat("the checkpoint holds residuals of gradient codes of ", ranks, " ranks, and this run has ",
+                     mesh_.size(), ", which comm.compression.resume: EXACT refuses; start it on ", ranks,
+                     " ranks, or take FOLD, which shares their sum out, or RESET, which forgets them"));
+    return;
+  }
+  for (size_t b = 0; b < plan_.buckets.size(); ++b) {
+    const Bucket& bucket = plan_.buckets[b];
+    for (size_t i = 0; i < bucket.params.size(); ++i) {
+      const Param& param = *params_[bucket.params[i]];
+      const int64_t n = param.size();
+      const Tensor mine = buffers_->buckets[b].residual.Rows(bucket.offsets[i], bucket.offsets[i] + n);
+      const std::string name = param.name + "/residual";
+      if (ranks == mesh_.size()) {
+        visitor.Shard(name, mine, {{ranks * n}, {mesh_.rank() * n}, {n}});
+        continue;
+      }
+      const Tensor one = Tensor::Zeros({n}, DType::kF32);
+      std::vector<double> sum(static_cast<size_t>(n));
+      for (int64_t r = 0; r < ranks; ++r) {
+        visitor.Shard(name, one, {{ranks * n}, {r * n}, {n}});
+        for (int64_t e = 0; e < n; ++e) sum[e] += static_cast<double>(one.data<float>()[e]);
+      }
+      for (int64_t e = 0; e < n; ++e) mine.data<float>()[e] = static_cast<float>(sum[e] / mesh_.size());
+    }
+  }
+}
+
 void DataParallel::VisitState(StateVisitor& visitor) {
+  if (Encodes() && visitor.Has(kEncodedSteps)) visitor.Scalar(kEncodedSteps, encoded_steps_);
+  if (KeepsResiduals()) VisitResiduals(visitor);
   for (const OwnedPiece& piece : buffers_->pieces) {
     visitor.TrueShape(piece.param->name, piece.param->shape);
     visitor.Shard(piece.param->name, piece.master, {{piece.param->size()}, {piece.begin}, {piece.end - piece.begin}});
@@ -277,7 +385,26 @@ int64_t DataParallel::weight_bytes() const {
 int64_t DataParallel::grad_bytes() const {
   int64_t bytes = 0;
   for (const auto& b : buffers_->buckets)
-    bytes += b.grads.bytes() + (options_.zero_stage == 1 && mesh_.size() > 1 ? b.owned.bytes() : 0);
+    bytes += b.grads.bytes() + ((options_.zero_stage == 1 || Encodes()) && mesh_.size() > 1 ? b.owned.bytes() : 0);
+  return bytes;
+}
+int64_t DataParallel::residual_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& b : buffers_->buckets) bytes += b.residual.defined() ? b.residual.bytes() : 0;
+  return bytes;
+}
+int64_t DataParallel::reduced_bytes() const {
+  if (mesh_.size() == 1) return 0;
+  const int64_t halves = options_.zero_stage == 0 ? 2 : 1, ranks = mesh_.size();
+  int64_t bytes = 0;
+  for (const auto& b : buffers_->buckets) {
+    int64_t whole = b.grads.bytes();
+    if (Encodes()) {
+      whole = 0;
+      for (const EncodedRun& run : b.runs) whole += run.codec->Bytes(run.end - run.begin);
+    }
+    bytes += halves * whole * (ranks - 1) / ranks;
+  }
   return bytes;
 }
 int64_t DataParallel::master_bytes() const {

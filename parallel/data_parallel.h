@@ -7,6 +7,8 @@
 // memory that activations leave. ZeRO 0: buckets are all-reduced and every rank owns all masters. ZeRO 1 (arXiv
 // 1910.02054): buckets are reduce-scattered, each rank owns and updates its pieces, weights are all-gathered.
 // Reductions sum in rank order, so both stages give the same bits. In f64 (gradient equality tests) everything is f64.
+// With codecs, buckets travel encoded (comm/encoded_reduction.h), once a step; the sum then lies beside the gradients
+// in both stages, and what codes leave behind takes the gradients' place until CommitResiduals.
 #pragma once
 
 #include <functional>
@@ -14,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/gradient_codecs.h"
 #include "parallel/mesh.h"
 #include "parallel/sharder.h"
 #include "parallel/state.h"
@@ -30,6 +33,7 @@ struct DataParallelOptions {
   std::vector<double> update_cost = {};  // by Param::id; see ShardRequest::cost
   DeviceKind device = DeviceKind::kCpu;  // kMeta: no memory (plans)
   Arena* arena = nullptr;  // of the step, holds its gradients; not owned. Null: they have their own memory
+  std::shared_ptr<const GradientCodecs> codecs = nullptr;  // null: gradients travel as they are
 };
 
 // What this rank updates: elements [begin, end) of a flattened parameter, f32, 1-D views into flat buffers. With fp32
@@ -53,8 +57,8 @@ class DataParallel : public ParamSource, public Stateful {
   void InitializeWeights(ThreadPool& pool, uint64_t seed);
   void InitializeWeights(uint64_t seed);  // on the calling thread alone
 
-  // --- One step: BeginStep; per micro-batch BeginMicroBatch, backward; FinishReductions; update pieces();
-  // ReleaseGradients; PublishWeights.
+  // --- One step: BeginStep; per micro-batch BeginMicroBatch, backward; FinishReductions; CommitResiduals unless the
+  // step is skipped; update pieces(); ReleaseGradients; PublishWeights.
   void BeginStep();
   // After BeginStep: own_squares() of this step will be the squared norm of this rank's own gradient, before
   // reductions.
@@ -69,6 +73,13 @@ class DataParallel : public ParamSource, public Stateful {
   // errors.
   absl::Status FinishReductions();
   absl::Span<OwnedPiece> pieces();
+  // What this step's codes left behind will be added to the next gradients. `rate` is the step's learning rate:
+  // residuals are in gradients, so a later step at another rate takes them times old rate / new rate, within 0.1 to 10.
+  void CommitResiduals(ThreadPool& pool, double rate);
+  // The rate of the step about to begin its reductions; without it residuals are taken as they are.
+  void set_rate(double rate) { rate_ = rate; }
+  // sum of squares of what this rank encoded in the last step, and of what its codes left behind.
+  RunErrors codec_errors() const;
   // Gives the arena its memory back: gradients are gone. BeginStep does it, too.
   void ReleaseGradients();
   // Masters -> weights in compute dtype; ZeRO 1 gathers them from their owners. Communication errors.
@@ -76,11 +87,17 @@ class DataParallel : public ParamSource, public Stateful {
 
   // Visits masters as "<name>" (the model's weights in fp32), by box.
   void VisitState(StateVisitor& visitor) override;
+  // To be called after VisitState has loaded; FailedPrecondition where residuals are of another number of ranks and are
+  // to be taken as they were.
+  absl::Status FinishLoad();
   const ShardPlan& plan() const { return plan_; }
   // Bytes this rank holds: weights, gradients, masters.
   int64_t weight_bytes() const;
   int64_t grad_bytes() const;
   int64_t master_bytes() const;
+  int64_t residual_bytes() const;
+  // Bytes of gradients that this rank sends in a step, its share of what all send.
+  int64_t reduced_bytes() const;
   double reduce_wait_seconds() const {
     return reduce_wait_seconds_;
   }  // of the last FinishReductions: not hidden behind backward
@@ -89,6 +106,10 @@ class DataParallel : public ParamSource, public Stateful {
   DataParallel(std::vector<const Param*> params, Mesh& mesh, DataParallelOptions options);
   void StartReady();
   void BindGradients(size_t bucket);
+  bool Encodes() const { return options_.codecs != nullptr && mesh_.size() > 1; }
+  bool KeepsResiduals() const { return Encodes() && options_.codecs->feedback == GradientCodecs::Feedback::kYes; }
+  WorkPtr StartEncoded(size_t bucket, const std::string& tag);
+  void VisitResiduals(StateVisitor& visitor);
   std::vector<const Param*> params_;
   Mesh& mesh_;
   DataParallelOptions options_;
@@ -96,6 +117,9 @@ class DataParallel : public ParamSource, public Stateful {
   double reduce_wait_seconds_ = 0;
   ThreadPool* measure_ = nullptr;  // null: own_squares_ is not wanted
   double own_squares_ = 0;
+  absl::Status loaded_;
+  int64_t encoded_steps_ = 0;             // begun, for stochastic codecs
+  double rate_ = 0, committed_rate_ = 0;  // 0: unknown
   struct Buffers;
   std::unique_ptr<Buffers> buffers_;
 };

@@ -73,6 +73,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("optimizer state", p.optimizer);
   if (p.noise > 0) line("gradients before a micro-batch", p.noise);
   if (p.averages > 0) line("averages of weights", p.averages);
+  if (p.residuals > 0) line("residuals of gradient codes", p.residuals);
   line("activations (saved for backward)", p.saved);
   line("activations (peak)", p.activations);
   line("gradients", p.gradients);

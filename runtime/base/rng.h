@@ -18,7 +18,8 @@ enum class RngPurpose : uint32_t {
   kShuffle = 5,
   kTest = 6,
   kData = 7,
-  kAugment = 8
+  kAugment = 8,
+  kCodec = 9
 };
 
 // What a stream of random numbers is for.

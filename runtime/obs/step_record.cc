@@ -73,6 +73,10 @@ std::string StepJson(const StepRecord& r) {
     j["samples"] = r.samples;
   }
   if (!std::isnan(r.noise_scale)) j["noise_scale"] = number(r.noise_scale);
+  if (!std::isnan(r.codec_error)) {
+    j["codec_error"] = number(r.codec_error);
+    j["reduced_bytes"] = r.reduced_bytes;
+  }
   if (!r.skip_reason.empty()) j["skipped"] = r.skip_reason;
   if (!r.slowest_rank.empty()) {
     j["slowest_rank"] = r.slowest_rank;

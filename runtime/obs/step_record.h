@@ -24,7 +24,10 @@ struct StepRecord {
   std::vector<int32_t> lengths;
   int64_t batch = 0, samples = 0;  // where the global batch grows: it in its own unit, and its samples; 0: constant
   double noise_scale = std::numeric_limits<double>::quiet_NaN();  // of gradients, in samples; NaN: not measured
-  std::string skip_reason;                                        // empty: the step was taken
+  double codec_error =
+      std::numeric_limits<double>::quiet_NaN();  // of encoded gradients: ||x - decoded|| / ||x||; NaN: none
+  int64_t reduced_bytes = 0;                     // of codes that rank 0 sends for them
+  std::string skip_reason;                       // empty: the step was taken
   double accuracy =
       std::numeric_limits<double>::quiet_NaN();  // share of the step's images that were classified correctly
   double eval_accuracy = std::numeric_limits<double>::quiet_NaN();

@@ -40,6 +40,17 @@ class StreamedCommunicator : public Communicator {
       return comm_.ReduceScatterV(from, counts, to, op, o);
     });
   }
+  WorkPtr ReduceEncoded(EncodedReduction reduction, CallOptions options) override {
+    const Tensor in = reduction.in, out = reduction.out, from = Like(in), to = Like(out);
+    reduction.in = from;
+    reduction.out = to;
+    producer_->Enqueue([=] { Copy(in, from); });
+    options.after = producer_->Record();
+    WorkPtr work = comm_.ReduceEncoded(std::move(reduction), options);
+    work->WaitOn(*consumer_);
+    consumer_->Enqueue([=] { Copy(from, in); });
+    return Consume(std::move(work), from, to, out);
+  }
   WorkPtr AllGatherV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out,
                      CallOptions options) override {
     return Through(in, out, options, [&](const Tensor& from, const Tensor& to, const CallOptions& o) {

@@ -141,6 +141,31 @@ TEST_F(TrainerTest, ResumedEqualsUninterrupted) {
   }
 }
 
+TEST_F(TrainerTest, EncodedGradientsLearnAndResumeBitForBit) {
+  for (const char* codec : {"q4", "q4_stochastic", "bf16", "topk_0.1"}) {
+    for (const char* zero : {"parallel.zero=0", "parallel.zero=1"}) {
+      const auto job = [&](std::vector<std::string> more) {
+        more.insert(more.end(), {std::string("comm.compression={ mode: UNIFORM codec: \"") + codec +
+                                     "\" block: 128 min_elements: 512 }",
+                                 "comm.check_calls=true", zero, "optim.schedule.shape=CONSTANT"});
+        return Job(more);
+      };
+      const std::string run = folder_ + "/run_" + codec + zero;
+      const Result plain = Run(Job({"optim.schedule.shape=CONSTANT"}), 2), whole = Run(job({}), 2);
+      ASSERT_EQ(whole.losses.size(), 8u);
+      EXPECT_NEAR(whole.losses[0], plain.losses[0], 1e-6);
+      EXPECT_NE(whole.losses.back(), plain.losses.back()) << "it was in use";
+      if (codec[0] == 't') {
+        EXPECT_LT(whole.losses.back(), whole.losses.front() - 0.3) << "it learns";
+      } else {
+        EXPECT_NEAR(whole.losses.back(), plain.losses.back(), 0.03) << codec << " " << zero;
+      }
+      Run(job({"duration.steps=3"}), 2, run);
+      EXPECT_EQ(Run(job({}), 2, run).weights, whole.weights) << codec << " " << zero;
+    }
+  }
+}
+
 TEST_F(TrainerTest, WidthRulesAreTheSameOnRanksAndResumed) {
   for (const char* preset : {"MUP", "ROBUST_DECAY"}) {
     for (const char* compute : {"FP32", "BF16"}) {

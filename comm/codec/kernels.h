@@ -1,0 +1,46 @@
+// The vectorised inner loops of codecs, one per dispatch target. No multiplication is fused with an addition
+// (-ffp-contract=off) and sums have 16 lanes, so every target gives the same bytes and the same sums. Arrays do not
+// overlap, but where it says so.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "comm/codec/codec.h"
+#include "comm/codec/quantiser_grid.h"
+
+namespace shoal {
+
+// Elements of a stretch that kernels take at once; blocks are no longer.
+constexpr int64_t kMostElements = 8192;
+
+// x = gradient + residual_scale * residual of elements [at, at + n), n <= kMostElements.
+struct Stretch {
+  double squares = 0;
+  float min = 0, max = 0;
+  bool finite = true;
+};
+Stretch LoadRun(const CodecInput& input, int64_t at, int64_t n, float* x);
+
+// q[i] = x[i] on the grid, to the nearest, or with `draws` in [0, 1) down where they are below the rest. x becomes x -
+// decoded; returns its squares.
+double QuantiseRun(const QuantiserGrid& grid, int64_t n, float* x, const float* draws, uint8_t* q);
+// out (+)= decoded.
+void DequantiseRun(const QuantiserGrid& grid, const uint8_t* q, int64_t n, Codec::Into into, float* out);
+// Squared error of quantising x on the grid: to the nearest, or what is expected of stochastic rounding.
+double GridErrorRun(const QuantiserGrid& grid, Rounding rounding, const float* x, int64_t n);
+
+// Values of `bits` bits in bytes, to and from 8 in `bits` bytes, the first in the lowest bits. n is a multiple of 8.
+void PackRun(int bits, const uint8_t* q, int64_t n, uint8_t* code);
+void UnpackRun(int bits, const uint8_t* code, int64_t n, uint8_t* q);
+
+// Draws in [0, 1), multiples of 2^-16, eight of each counter (hi, lo), (hi, lo + 1), ...: two of each word of
+// Rng::Words, the lower half first. out[8 counters].
+void DrawRun(std::array<uint32_t, 2> key, uint64_t hi, uint64_t lo, int64_t counters, float* out);
+
+// x rounded to bf16, the largest bf16 in place of infinity; x becomes what is left. Returns its squares.
+double RoundToBf16Run(int64_t n, float* x, uint16_t* code);
+void FromBf16Run(const uint16_t* code, int64_t n, Codec::Into into, float* out);
+
+}  // namespace shoal

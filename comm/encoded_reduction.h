@@ -1,0 +1,74 @@
+// The sum over ranks of encoded gradients: scatter-reduce-allgather on codes, with error feedback at both points.
+//
+//   every rank encodes its contribution to each other rank's part -> all-to-all of codes -> the owner of a part adds
+//   what it decodes to its own exact contribution, in rank order, in fp32 -> (kAll) the owner encodes the sum,
+//   all-gather of codes, every rank decodes, the owner its own code too
+//
+// So all ranks hold the same bits, in every run and on every back end, and nothing is encoded more than twice
+// (research/lgreco.md §3.1 has what a ring would cost). Squared error of the sum: sum over ranks but the owner of their
+// errors, and for kAll that of the owner's code.
+//
+// Residuals: a rank's residual holds, in other ranks' parts, what its codes left behind as a worker; in its own part,
+// what its code of the sum did. The owner adds its residual exactly, so one buffer of the gradients' size serves both
+// points, and the sum of all ranks' residuals is what the optimizer has not seen yet.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/codec/codec.h"
+#include "runtime/tensor/tensor.h"
+
+namespace shoal {
+
+// Elements [begin, end) of the buffer: a part of one tensor, through one codec.
+struct EncodedRun {
+  int64_t begin = 0, end = 0;
+  const Codec* codec = nullptr;  // not owned, outlives the operation
+  uint64_t tensor = 0;           // NameHash of its name
+  int64_t first = 0;             // element `begin` inside the flattened tensor
+};
+
+struct RunErrors {
+  double squares = 0;        // of what this rank encoded of a run: sum of x^2
+  double error_squares = 0;  // and of what its codes left behind
+};
+
+struct EncodedReduction {
+  // f32 [n]: this rank's contribution. With a residual it becomes the next one: whoever skips the step leaves
+  // `residual` as it is, others copy it there.
+  Tensor in;
+  Tensor residual;  // f32 [n], only read; undefined: no error feedback, `in` stays as it is
+  float residual_scale = 1;
+  std::vector<int64_t> counts;   // elements of each rank's part, in rank order; they sum to n
+  std::vector<EncodedRun> runs;  // ascending, without gaps over [0, n); equal on all ranks
+  enum class Half : uint8_t { kScatter, kAll } half = Half::kAll;
+  Tensor out;  // f32: the sum, [counts[rank]] for kScatter, [n] for kAll
+  uint64_t seed = 0;
+  uint32_t step = 0;  // for stochastic codecs
+  // [runs], added to on the progress thread; whole once the operation is done. Null: not wanted.
+  std::shared_ptr<std::vector<RunErrors>> errors;
+};
+
+// Bytes of the code of elements [begin, end) of the buffer: each run's part is encoded by itself.
+int64_t EncodedBytes(const EncodedReduction& reduction, int64_t begin, int64_t end);
+// Encodes elements [begin, end) to `code`, which holds EncodedBytes bytes. Pointers are to element `begin`; `residual`
+// and `left`, where what is left behind goes, may be null.
+struct RunsToEncode {
+  int64_t begin = 0, end = 0;
+  const float* from = nullptr;
+  const float* residual = nullptr;
+  float* left = nullptr;
+};
+void EncodeRuns(const EncodedReduction& reduction, const RunsToEncode& runs, int rank, CodecKey::Point point,
+                uint8_t* code);
+// Decodes them; `out` is element `begin`.
+void DecodeRuns(const EncodedReduction& reduction, const uint8_t* code, int64_t begin, int64_t end, Codec::Into into,
+                float* out);
+// out (+)= from + scale * residual, exactly what a rank adds in its own part.
+void AddOwn(const float* from, const float* residual, float scale, int64_t size, Codec::Into into, float* out);
+// What ranks must agree on, as text.
+std::string EncodedLayout(const EncodedReduction& reduction);
+
+}  // namespace shoal

@@ -1,0 +1,315 @@
+// The codec table: every registered codec x sizes x contents, against what its header promises.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "comm/codec/codec.h"
+#include "comm/codec/quantiser_grid.h"
+#include "runtime/base/rng.h"
+#include "tests/dispatch_targets.h"
+
+namespace shoal {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr int64_t kBlock = 64;
+constexpr float kHuge = std::numeric_limits<float>::max(), kTiny = std::numeric_limits<float>::denorm_min();
+
+std::vector<std::string> AllCodecs() {
+  std::vector<std::string> names = {"fp32", "bf16", "topk_1"};
+  for (const CodecFamily& family : CodecFamilies()) {
+    for (const absl::string_view name : family.codecs) names.emplace_back(name);
+  }
+  return names;
+}
+
+float Normal(uint64_t stream, int64_t i) {
+  return Rng({4, RngPurpose::kTest, 7}).Normal(stream, static_cast<uint64_t>(i));
+}
+
+struct Content {
+  const char* name;
+  std::function<float(int64_t)> value;
+};
+const std::vector<Content>& Contents() {
+  static const std::vector<Content> contents = {
+      {"normal", [](int64_t i) { return Normal(1, i); }},
+      {"heavy tails", [](int64_t i) { return std::pow(Normal(2, i), 5.0F); }},
+      {"positive", [](int64_t i) { return 3 + std::abs(Normal(3, i)); }},
+      {"equal", [](int64_t) { return -0.7F; }},
+      {"zeros", [](int64_t i) { return i % 2 == 0 ? 0.0F : -0.0F; }},
+      {"denormals", [](int64_t i) { return kTiny * static_cast<float>(i % 300 - 100); }},
+      {"huge", [](int64_t i) { return i % 3 == 0   ? kHuge
+                                      : i % 3 == 1 ? -kHuge
+                                                   : 0.25F * kHuge; }},
+      {"one among zeros", [](int64_t i) { return i % 50 == 7 ? 2.5F : 0.0F; }}};
+  return contents;
+}
+
+struct Coded {
+  Encoded encoded;
+  std::vector<uint8_t> code;
+  std::vector<float> decoded, left;
+};
+Coded Code(const Codec& codec, const std::vector<float>& gradient, const std::vector<float>* residual = nullptr,
+           const CodecKey& key = {.seed = 3, .tensor = 9, .step = 5}) {
+  Coded coded;
+  const auto size = static_cast<int64_t>(gradient.size());
+  coded.code.assign(static_cast<size_t>(codec.Bytes(size)) + 1, 0xab);
+  coded.left.resize(gradient.size());
+  coded.encoded = codec.Encode({.gradient = gradient.data(),
+                                .residual = residual == nullptr ? nullptr : residual->data(),
+                                .residual_scale = 0.5F,
+                                .size = size,
+                                .left = coded.left.data()},
+                               key, coded.code.data());
+  EXPECT_EQ(coded.code.back(), 0xab) << codec.name() << " writes behind its code";
+  coded.code.pop_back();
+  coded.decoded.assign(gradient.size(), 42);
+  codec.Decode(coded.code.data(), size, Codec::Into::kOverwrite, coded.decoded.data());
+  return coded;
+}
+std::vector<float> Filled(int64_t size, const Content& content) {
+  std::vector<float> x(static_cast<size_t>(size));
+  for (int64_t i = 0; i < size; ++i) x[i] = content.value(i);
+  return x;
+}
+double Squares(const std::vector<float>& x) {
+  double sum = 0;
+  for (const float v : x) sum += static_cast<double>(v) * static_cast<double>(v);
+  return sum;
+}
+
+// The largest error that a codec may leave at element i.
+double Bound(const std::string& name, const std::vector<float>& x, size_t i) {
+  if (name == "fp32" || name == "topk_1") return 0;
+  if (name == "bf16") return std::abs(static_cast<double>(x[i])) / 256 + static_cast<double>(kTiny) * 0x1p16;
+  if (name[0] == 't') return std::abs(static_cast<double>(x[i]));
+  const int bits = name[1] - '0';
+  const bool nearest = name.size() == 2;
+  const auto begin = x.begin() + static_cast<std::ptrdiff_t>(i / kBlock * kBlock),
+             end = x.begin() + std::min<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(x.size()),
+                                                        static_cast<std::ptrdiff_t>(i / kBlock * kBlock + kBlock));
+  const double range =
+      static_cast<double>(*std::max_element(begin, end)) - static_cast<double>(*std::min_element(begin, end));
+  const double unit = std::max(static_cast<double>(kTiny), range / ((1 << bits) - (nearest ? 1 : 2)));
+  // A code may not be infinite: at the end of the range the next level below stands in.
+  const double end_of_range = std::abs(static_cast<double>(x[i])) == static_cast<double>(kHuge) ? 1.0 : 0.5;
+  return unit * (nearest ? end_of_range : 1.0) * (1 + 1e-5) + std::abs(static_cast<double>(x[i])) * 1e-6 +
+         static_cast<double>(kTiny);
+}
+
+TEST(CodecTable, RoundTripsWithinBoundsAndLeavesTheRest) {
+  OnEachDispatchTarget([] {
+    for (const std::string& name : AllCodecs()) {
+      const auto codec = MakeCodec(name, kBlock).value();
+      EXPECT_EQ(codec->name(), name);
+      for (const Content& content : Contents()) {
+        for (const int64_t size : {int64_t{0}, int64_t{1}, int64_t{7}, int64_t{8}, kBlock - 1, kBlock, kBlock + 1,
+                                   3 * kBlock + 5, int64_t{20011}}) {
+          SCOPED_TRACE(absl::StrCat(name, ", ", content.name, ", ", size, " elements"));
+          const std::vector<float> x = Filled(size, content);
+          const Coded coded = Code(*codec, x);
+          EXPECT_TRUE(coded.encoded.finite);
+          for (size_t i = 0; i < x.size(); ++i) {
+            ASSERT_EQ(coded.left[i], x[i] - coded.decoded[i]) << i;
+            ASSERT_LE(std::abs(static_cast<double>(x[i]) - static_cast<double>(coded.decoded[i])), Bound(name, x, i))
+                << i << ": " << x[i];
+            if (x[i] == 0 && name[0] == 'q') {
+              ASSERT_EQ(coded.decoded[i], 0) << i;
+            }
+          }
+          EXPECT_NEAR(coded.encoded.squares, Squares(x), 1e-12 * Squares(x));
+          EXPECT_NEAR(coded.encoded.error_squares, Squares(coded.left), 1e-12 * Squares(coded.left));
+          if (codec->exact()) {
+            EXPECT_EQ(coded.encoded.error_squares, 0);
+          }
+          // Adding to what is there.
+          std::vector<float> sum(x.size(), 0.25F);
+          codec->Decode(coded.code.data(), size, Codec::Into::kAdd, sum.data());
+          for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(sum[i], 0.25F + coded.decoded[i]) << i;
+        }
+      }
+    }
+  });
+}
+
+TEST(CodecTable, TargetsGiveTheSameBytesAndSums) {
+  for (const std::string& name : AllCodecs()) {
+    const auto codec = MakeCodec(name, kBlock).value();
+    std::vector<Coded> all;
+    const std::vector<float> x = Filled(5003, Contents()[1]), e = Filled(5003, Contents()[0]);
+    OnEachDispatchTarget([&] { all.push_back(Code(*codec, x, &e)); });
+    for (const Coded& coded : all) {
+      EXPECT_EQ(coded.code, all[0].code) << name;
+      EXPECT_EQ(coded.left, all[0].left) << name;
+      EXPECT_EQ(coded.decoded, all[0].decoded) << name;
+      EXPECT_EQ(coded.encoded.squares, all[0].encoded.squares) << name;
+      EXPECT_EQ(coded.encoded.error_squares, all[0].encoded.error_squares) << name;
+    }
+  }
+}
+
+TEST(CodecTable, TheResidualIsAddedAndNotChanged) {
+  for (const std::string& name : AllCodecs()) {
+    const auto codec = MakeCodec(name, kBlock).value();
+    std::vector<float> x = Filled(1000, Contents()[0]), sum(x.size());
+    const std::vector<float> e = Filled(1000, Contents()[1]), before = e;
+    for (size_t i = 0; i < x.size(); ++i) sum[i] = x[i] + 0.5F * e[i];
+    const Coded with = Code(*codec, x, &e), whole = Code(*codec, sum);
+    EXPECT_EQ(with.code, whole.code) << name;
+    EXPECT_EQ(with.left, whole.left) << name;
+    EXPECT_EQ(e, before) << name;
+    // In place, and without `left`.
+    std::vector<uint8_t> code(with.code.size());
+    codec->Encode({.gradient = sum.data(), .size = 1000}, {.seed = 3, .tensor = 9, .step = 5}, code.data());
+    EXPECT_EQ(code, with.code) << name;
+    codec->Encode({.gradient = x.data(), .residual = e.data(), .residual_scale = 0.5F, .size = 1000, .left = x.data()},
+                  {.seed = 3, .tensor = 9, .step = 5}, code.data());
+    EXPECT_EQ(code, with.code) << name;
+    EXPECT_EQ(x, with.left) << name;
+  }
+}
+
+TEST(CodecTable, WhatIsNotFiniteIsTold) {
+  for (const std::string& name : AllCodecs()) {
+    const auto codec = MakeCodec(name, kBlock).value();
+    for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+      std::vector<float> x = Filled(3 * kBlock, Contents()[0]);
+      x[kBlock + 3] = bad;
+      const Coded coded = Code(*codec, x);
+      EXPECT_FALSE(coded.encoded.finite) << name;
+      int64_t infinite = 0;
+      for (const float d : coded.decoded) infinite += std::isfinite(d) ? 0 : 1;
+      const int64_t want = name[0] == 'q' ? kBlock : 1;
+      EXPECT_EQ(infinite, want) << name << " of " << bad;
+    }
+  }
+}
+
+TEST(CodecTable, StochasticRoundingIsUnbiasedAndKeyed) {
+  constexpr int kKeys = 4000;
+  const std::vector<float> x = Filled(40, Contents()[0]);
+  for (const int bits : {2, 4, 8}) {
+    const auto codec = MakeCodec(absl::StrCat("q", bits, "_stochastic"), kBlock).value();
+    std::vector<double> mean(x.size()), squares(x.size());
+    for (uint32_t step = 0; step < kKeys; ++step) {
+      const Coded coded = Code(*codec, x, nullptr, {.seed = 3, .tensor = 9, .step = step});
+      for (size_t i = 0; i < x.size(); ++i) {
+        mean[i] += coded.decoded[i] / kKeys;
+        squares[i] += static_cast<double>(coded.decoded[i]) * coded.decoded[i] / kKeys;
+      }
+    }
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double deviation = std::sqrt(std::max(0.0, squares[i] - mean[i] * mean[i]) / kKeys);
+      EXPECT_NEAR(mean[i], x[i], 5 * deviation + 2e-5) << bits << " bits, element " << i;
+    }
+    // Another step, rank, point or tensor rounds otherwise; a run that starts later draws what the whole one drew
+    // there.
+    const auto code = [&](const CodecKey& key) { return Code(*codec, x, nullptr, key).code; };
+    const CodecKey key{.seed = 3, .tensor = 9, .step = 5};
+    EXPECT_EQ(code(key), code(key));
+    for (const CodecKey& other :
+         {CodecKey{.seed = 4, .tensor = 9, .step = 5}, CodecKey{.seed = 3, .tensor = 8, .step = 5},
+          CodecKey{.seed = 3, .tensor = 9, .step = 6},
+          CodecKey{.seed = 3, .tensor = 9, .step = 5, .point = CodecKey::Point::kOwner},
+          CodecKey{.seed = 3, .tensor = 9, .step = 5, .rank = 1}}) {
+      EXPECT_NE(code(key), code(other));
+    }
+    std::vector<float> shifted(x.begin() + 5, x.end());
+    shifted.push_back(*std::max_element(x.begin(), x.end()));  // so that the range is the same
+    shifted.push_back(*std::min_element(x.begin(), x.end()));
+    const Coded whole = Code(*codec, x, nullptr, key);
+    CodecKey later = key;
+    later.first = 5;
+    const Coded rest = Code(*codec, shifted, nullptr, later);
+    for (size_t i = 5; i < x.size(); ++i) EXPECT_EQ(rest.decoded[i - 5], whole.decoded[i]) << i;
+  }
+}
+
+TEST(CodecTable, ErrorsOfAllOptionsAreTheirCodesErrors) {
+  for (const CodecFamily& family : CodecFamilies()) {
+    for (const Content& content : {Contents()[0], Contents()[1], Contents()[2]}) {
+      const std::vector<float> x = Filled(30000, content), e = Filled(30000, Contents()[0]);
+      std::vector<double> errors(family.codecs.size());
+      const CodecInput input{.gradient = x.data(), .residual = e.data(), .residual_scale = 0.5F, .size = 30000};
+      double squares = 0;
+      OnEachDispatchTarget([&] {
+        const double first = squares;
+        squares = family.errors(input, kBlock, absl::MakeSpan(errors));
+        EXPECT_TRUE(first == 0 || first == squares);
+      });
+      for (size_t i = 0; i < errors.size(); ++i) {
+        const Coded coded = Code(*MakeCodec(family.codecs[i], kBlock).value(), x, &e);
+        // Of stochastic rounding it is what is expected, and one code is one draw.
+        EXPECT_NEAR(errors[i] / coded.encoded.error_squares, 1, family.name == "quantise_stochastic" ? 0.1 : 0.03)
+            << family.codecs[i] << ", " << content.name;
+        EXPECT_NEAR(squares, coded.encoded.squares, 1e-9 * squares);
+      }
+    }
+  }
+}
+
+// research/lgreco.md §3.1: of normal values in blocks of 1024.
+TEST(CodecTable, RelativeErrorsAreThePublishedOnes) {
+  const std::vector<float> x = Filled(1 << 16, Contents()[0]);
+  const std::vector<std::pair<std::string, double>> rows = {
+      {"q4", 0.125}, {"q6", 0.030}, {"q8", 0.0074}, {"q6_stochastic", 0.042}, {"q8_stochastic", 0.0104}};
+  for (const auto& [name, want] : rows) {
+    const Coded coded = Code(*MakeCodec(name).value(), x);
+    EXPECT_NEAR(std::sqrt(coded.encoded.error_squares / coded.encoded.squares) / want, 1, 0.06) << name;
+  }
+}
+
+TEST(CodecTable, ErrorFeedbackLosesNothing) {
+  for (const std::string& name : AllCodecs()) {
+    const auto codec = MakeCodec(name, kBlock).value();
+    constexpr int kSteps = 1000, kSize = 100;
+    std::vector<double> balance(kSize);
+    std::vector<float> x(kSize), e(kSize, 0.0F), next(kSize), decoded(kSize);
+    std::vector<uint8_t> code(static_cast<size_t>(codec->Bytes(kSize)));
+    for (int step = 0; step < kSteps; ++step) {
+      for (int i = 0; i < kSize; ++i) balance[i] += x[i] = Normal(static_cast<uint64_t>(step), i);
+      codec->Encode({.gradient = x.data(), .residual = e.data(), .size = kSize, .left = next.data()},
+                    {.seed = 1, .step = static_cast<uint32_t>(step)}, code.data());
+      codec->Decode(code.data(), kSize, Codec::Into::kOverwrite, decoded.data());
+      for (int i = 0; i < kSize; ++i) balance[i] -= decoded[i];
+      e.swap(next);
+    }
+    for (int i = 0; i < kSize; ++i) EXPECT_NEAR(balance[i], e[i], 1e-3) << name;
+    // Bounded: a few times what one step leaves, or for sparse codes what waits for its turn.
+    EXPECT_LT(std::sqrt(Squares(e) / kSize), name[0] == 't' ? 200 : 3) << name;
+  }
+}
+
+TEST(CodecTable, TopKKeepsTheLargestAndOfEqualOnesTheFirst) {
+  const auto codec = MakeCodec("topk_0.3").value();
+  const std::vector<float> x = {1, -2, 2, 0.5F, 2, -3, 2, 0, 0, 0};
+  EXPECT_EQ(Code(*codec, x).decoded, std::vector<float>({0, -2, 2, 0, 0, -3, 0, 0, 0, 0}));
+  EXPECT_EQ(codec->Bytes(10), 3 * 8);
+  EXPECT_EQ(codec->Bytes(1), 8);
+  EXPECT_EQ(codec->Bytes(0), 0);
+}
+
+TEST(CodecTable, UnknownNamesAreToldWithWhatThereIs) {
+  for (const char* name : {"", "q1", "q9", "fp16", "topk", "topk_x", "q4_"}) {
+    const auto codec = MakeCodec(name);
+    ASSERT_FALSE(codec.ok()) << name;
+    EXPECT_THAT(std::string(codec.status().message()), HasSubstr("fp32, bf16, q2..q8"));
+  }
+  EXPECT_THAT(std::string(MakeCodec("topk_0").status().message()), HasSubstr("above 0 and is at most 1"));
+  EXPECT_THAT(std::string(MakeCodec("topk_1.5").status().message()), HasSubstr("above 0 and is at most 1"));
+  EXPECT_THAT(std::string(MakeCodec("q4", 100).status().message()), HasSubstr("multiple of 8"));
+}
+
+}  // namespace
+}  // namespace shoal

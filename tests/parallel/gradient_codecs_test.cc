@@ -1,0 +1,261 @@
+// Gradients that travel encoded: nothing is lost over steps, skips, checkpoints and changes of rank count.
+#include "parallel/gradient_codecs.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <mutex>
+
+#include "absl/strings/str_cat.h"
+#include "comm/world.h"
+#include "parallel/checkpoint/checkpoint_store.h"
+#include "parallel/data_parallel.h"
+#include "runtime/base/rng.h"
+#include "runtime/base/status.h"
+
+namespace shoal {
+namespace {
+
+using config::CompressionConfig;
+using testing::HasSubstr;
+
+std::vector<Param> SomeParams() {
+  std::vector<Param> params;
+  const std::vector<std::pair<std::string, Shape>> shapes = {
+      {"first.weight", {7, 50}}, {"first.bias", {30}}, {"second.weight", {64, 33}}, {"last.weight", {129, 9}}};
+  for (const auto& [name, shape] : shapes)
+    params.push_back({.name = name, .shape = shape, .id = static_cast<int>(params.size())});
+  params[0].param_class = ParamClass::kEmbedding;
+  return params;
+}
+std::vector<const Param*> Pointers(const std::vector<Param>& params) {
+  std::vector<const Param*> pointers;
+  for (const Param& p : params) pointers.push_back(&p);
+  return pointers;
+}
+
+CompressionConfig Uniform(const std::string& codec) {
+  CompressionConfig config;
+  config.set_mode(CompressionConfig::UNIFORM);
+  config.set_codec(codec);
+  config.set_block(64);
+  config.set_min_elements(100);
+  return config;
+}
+
+float FakeGrad(int rank, int64_t step, int param, int64_t i) {
+  return Rng({3, RngPurpose::kTest, static_cast<uint64_t>(param)})
+      .Normal(static_cast<uint64_t>(rank * 1000 + step), static_cast<uint64_t>(i));
+}
+
+// Sums over ranks, by parameter and element.
+struct Books {
+  std::mutex mutex;
+  std::map<std::string, std::vector<double>> in, out, left;
+};
+void AddTo(std::map<std::string, std::vector<double>>& book, const Param& param, int64_t begin, const Tensor& values) {
+  auto& sums = book[param.name];
+  sums.resize(static_cast<size_t>(param.size()));
+  const float* from = values.data<float>();
+  for (int64_t i = 0; i < values.size(); ++i) sums[begin + i] += static_cast<double>(from[i]);
+}
+
+// Reads what a DataParallel holds in residuals.
+class ResidualReader : public StateVisitor {
+ public:
+  ResidualReader(Books& books, const std::vector<Param>& params) : books_(books), params_(params) {}
+  void Shard(absl::string_view name, const Tensor& local, const Box&) override {
+    for (const Param& param : params_) {
+      if (name == param.name + "/residual") AddTo(books_.left, param, 0, local);
+    }
+  }
+  void Scalar(absl::string_view, int64_t&) override {}
+  void Scalar(absl::string_view, double&) override {}
+  void Blob(absl::string_view, std::string&) override {}
+
+ private:
+  Books& books_;
+  const std::vector<Param>& params_;
+};
+
+struct Plan {
+  int ranks = 3, zero = 1;
+  CompressionConfig config = Uniform("q4");
+  int64_t from_step = 0, steps = 5;
+  int64_t skipped = -1;                // this step is not taken
+  std::string load = {}, save = {};    // folders of checkpoints; empty: none
+  std::vector<float>* last = nullptr;  // the last sum, of rank 0
+};
+
+absl::Status RunSteps(const Plan& plan, Books& books) {
+  const auto params = SomeParams();
+  return RunThreadRanks(plan.ranks, {}, [&](int rank, Communicator& world) -> absl::Status {
+    SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
+    SHOAL_ASSIGN_OR_RETURN(const auto arena, Arena::Create(1 << 22, DeviceKind::kCpu));
+    SHOAL_ASSIGN_OR_RETURN(auto dp,
+                           DataParallel::Create(Pointers(params), *mesh,
+                                                {.zero_stage = plan.zero,
+                                                 .bucket_bytes = 8192,
+                                                 .arena = arena.get(),
+                                                 .codecs = MakeGradientCodecs(plan.config, Pointers(params), 9)}));
+    ThreadPool pool(1);
+    dp->InitializeWeights(pool, 5);
+    Stateful* all[] = {dp.get()};
+    if (!plan.load.empty()) {
+      CheckpointStore store({.dir = plan.load}, world);
+      SHOAL_RETURN_IF_ERROR(store.LoadNewest(all).status());
+      SHOAL_RETURN_IF_ERROR(dp->FinishLoad());
+    }
+    for (int64_t step = plan.from_step; step < plan.from_step + plan.steps; ++step) {
+      dp->BeginStep();
+      dp->BeginMicroBatch(DataParallel::MicroBatch::kLast);
+      for (size_t i = params.size(); i-- > 0;) {
+        const Tensor grad = dp->Grad(params[i]).grad;
+        for (int64_t e = 0; e < params[i].size(); ++e)
+          grad.data<float>()[e] = FakeGrad(rank, step, static_cast<int>(i), e);
+        if (step != plan.skipped) {
+          const std::lock_guard lock(books.mutex);
+          AddTo(books.in, params[i], 0, grad);
+        }
+        dp->Ready(params[i]);
+      }
+      SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
+      if (step == plan.skipped) continue;
+      dp->CommitResiduals(pool, 0);
+      const std::lock_guard lock(books.mutex);
+      if (plan.last != nullptr && rank == 0) plan.last->clear();
+      for (const OwnedPiece& piece : dp->pieces()) {
+        if (plan.zero == 1 || rank == 0) AddTo(books.out, *piece.param, piece.begin, piece.grad);
+        if (plan.last == nullptr || rank != 0) continue;
+        plan.last->insert(plan.last->end(), piece.grad.data<float>(), piece.grad.data<float>() + piece.grad.size());
+      }
+    }
+    if (!plan.save.empty()) {
+      std::filesystem::create_directories(plan.save);
+      CheckpointStore store({.dir = plan.save}, world);
+      SHOAL_RETURN_IF_ERROR(store.Save(plan.from_step + plan.steps, all, CheckpointStore::Best::kNo));
+      SHOAL_RETURN_IF_ERROR(store.Wait());
+    }
+    const std::lock_guard lock(books.mutex);
+    ResidualReader reader(books, params);
+    dp->VisitState(reader);
+    return absl::OkStatus();
+  });
+}
+
+// |in - out - left| against |in|.
+double Lost(Books& books) {
+  double lost = 0, whole = 0;
+  for (const auto& [name, in] : books.in) {
+    const auto& left = books.left[name];
+    for (size_t i = 0; i < in.size(); ++i) {
+      const double rest = in[i] - books.out[name][i] - (left.empty() ? 0 : left[i]);
+      lost += rest * rest;
+      whole += in[i] * in[i];
+    }
+  }
+  return std::sqrt(lost / whole);
+}
+
+TEST(GradientCodecs, NothingIsLostOverSteps) {
+  for (const char* codec : {"q2", "q4", "q4_stochastic", "topk_0.05", "bf16"}) {
+    for (const int zero : {0, 1}) {
+      for (const int ranks : {1, 2, 4}) {
+        Books books;
+        const absl::Status status =
+            RunSteps({.ranks = ranks, .zero = zero, .config = Uniform(codec), .skipped = 2}, books);
+        ASSERT_TRUE(status.ok()) << status;
+        EXPECT_LT(Lost(books), 1e-5) << codec << ", ZeRO " << zero << ", " << ranks << " ranks";
+      }
+    }
+  }
+}
+
+TEST(GradientCodecs, ResumedEqualsUninterrupted) {
+  for (const char* codec : {"q4", "q4_stochastic"}) {
+    for (const int zero : {0, 1}) {
+      const std::string folder = absl::StrCat(testing::TempDir(), "/codecs_resumed_", codec, "_", zero);
+      std::filesystem::remove_all(folder);
+      Books books;
+      std::vector<float> whole, rest;
+      ASSERT_TRUE(RunSteps({.zero = zero, .config = Uniform(codec), .last = &whole}, books).ok());
+      ASSERT_TRUE(RunSteps({.zero = zero, .config = Uniform(codec), .steps = 3, .save = folder}, books).ok());
+      ASSERT_TRUE(
+          RunSteps({.zero = zero, .config = Uniform(codec), .from_step = 3, .steps = 2, .load = folder, .last = &rest},
+                   books)
+              .ok());
+      EXPECT_EQ(whole, rest) << codec << ", ZeRO " << zero;
+    }
+  }
+}
+
+TEST(GradientCodecs, ResidualsFoldOntoAnotherNumberOfRanks) {
+  for (const auto& [from, to] : {std::pair{4, 2}, std::pair{2, 4}, std::pair{3, 1}}) {
+    const std::string folder = absl::StrCat(testing::TempDir(), "/codecs_folded_", from, "_", to);
+    std::filesystem::remove_all(folder);
+    Books before, after;
+    ASSERT_TRUE(RunSteps({.ranks = from, .config = Uniform("q3"), .save = folder}, before).ok());
+    ASSERT_TRUE(RunSteps({.ranks = to, .config = Uniform("q3"), .steps = 0, .load = folder}, after).ok());
+    if (to == 1) continue;  // one rank encodes nothing and keeps none
+    for (const auto& [name, want] : before.left) {
+      const auto& got = after.left[name];
+      for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], 1e-6) << name << " " << i;
+    }
+    CompressionConfig exact = Uniform("q3");
+    exact.set_resume(CompressionConfig::EXACT);
+    const absl::Status status = RunSteps({.ranks = to, .config = exact, .steps = 0, .load = folder}, after);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("start it on ", from, " ranks")));
+    CompressionConfig reset = Uniform("q3");
+    reset.set_resume(CompressionConfig::RESET);
+    Books none;
+    ASSERT_TRUE(RunSteps({.ranks = to, .config = reset, .steps = 0, .load = folder}, none).ok());
+    for (const auto& [name, left] : none.left) EXPECT_EQ(left, std::vector<double>(left.size())) << name;
+  }
+}
+
+TEST(GradientCodecs, EmbeddingsVectorsSmallAndExemptTensorsTravelAsTheyAre) {
+  const auto params = SomeParams();
+  const auto names = [&](const CompressionConfig& config) {
+    std::string text;
+    const auto codecs = MakeGradientCodecs(config, Pointers(params), 1);
+    for (const Codec* codec : codecs->of) absl::StrAppend(&text, codec->name(), " ");
+    return text;
+  };
+  CompressionConfig config = Uniform("q4");
+  EXPECT_EQ(names(config), "fp32 fp32 q4 q4 ");
+  config.set_embeddings(true);
+  EXPECT_EQ(names(config), "q4 fp32 q4 q4 ");
+  config.add_exempt("^last");
+  EXPECT_EQ(names(config), "q4 fp32 q4 fp32 ");
+  config.set_min_elements(1000);
+  EXPECT_EQ(names(config), "fp32 fp32 q4 fp32 ");
+  EXPECT_EQ(MakeGradientCodecs(CompressionConfig(), Pointers(params), 1), nullptr);
+}
+
+TEST(GradientCodecs, WrongConfigurationsAreToldWithTheirField) {
+  const auto params = SomeParams();
+  const auto message = [&](const CompressionConfig& config) {
+    return std::string(CheckCompression(config, Pointers(params)).message());
+  };
+  EXPECT_EQ(message(Uniform("q4")), "");
+  EXPECT_THAT(message(Uniform("q9")), HasSubstr("comm.compression.codec"));
+  EXPECT_THAT(message(Uniform("topk_0")), HasSubstr("comm.compression.codec"));
+  CompressionConfig config = Uniform("q4");
+  config.set_error_feedback(false);
+  EXPECT_THAT(message(config), HasSubstr("q4_stochastic"));
+  config.set_force_biased(true);
+  EXPECT_EQ(message(config), "");
+  config.set_block(63);
+  EXPECT_THAT(message(config), HasSubstr("comm.compression.block is 63; it is a multiple of 8: 64"));
+  config = Uniform("q4");
+  config.add_exempt("norm");
+  EXPECT_THAT(message(config), HasSubstr("'norm' matches no parameter"));
+  config.set_mode(CompressionConfig::OFF);
+  EXPECT_THAT(message(config), HasSubstr("mode is OFF"));
+}
+
+}  // namespace
+}  // namespace shoal
