@@ -40,7 +40,7 @@ class Fp32Codec : public Codec {
   }
   void Decode(const uint8_t* code, int64_t size, Into into, float* out) const override {
     if (into == Into::kOverwrite) {
-      std::memcpy(out, code, static_cast<size_t>(Offset(size)));
+      if (size > 0) std::memcpy(out, code, static_cast<size_t>(Offset(size)));
       return;
     }
     for (int64_t i = 0; i < size; ++i) {
