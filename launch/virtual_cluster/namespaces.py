@@ -21,11 +21,10 @@ MARK = "SHOAL_VIRTUAL_CLUSTER"  # in the environment of everything that a cluste
 # First process of a namespace. It prints its id as the outer /proc has it. Children that lost their parent come to it, and since it ignores
 # SIGCHLD the kernel reaps them. A /dev/shm and an IPC namespace of its own: no shared memory reaches another node.
 HOLDER = r"""
-trap "" CHLD
 read -r pid rest </proc/self/stat
 mount -t proc proc /proc && mount -t tmpfs tmpfs /dev/shm && mount --bind "$2" /etc/hosts && hostname "$1" && ip link set lo up || exit 7
 echo "$pid"
-exec sleep infinity
+exec env --ignore-signal=CHLD sleep infinity
 """
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,8 +53,9 @@ def hold(hostname, hosts_file, kinds):
         process.kill()
         raise Refusal(f"namespaces are not to be had here ({line}); this needs root (with CAP_SYS_ADMIN and CAP_NET_ADMIN) or, as another user, user "
                       "namespaces: sysctl kernel.unprivileged_userns_clone=1 (Debian), kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu)")
-    while process.poll() is None and not belongs(line, os.environ[MARK]):
-        time.sleep(0.001)  # the environment is away for a moment, while the shell becomes `sleep`
+    # While the shell becomes `sleep`, its environment is away for moments, and `belongs` would not know it.
+    while process.poll() is None and not (pathlib.Path(f"/proc/{line}/comm").read_text() == "sleep\n" and belongs(line, os.environ[MARK])):
+        time.sleep(0.001)
     return int(line)
 
 
