@@ -1,12 +1,13 @@
 // Compression planner: chooses a codec for every layer under an error budget. L-GreCo (Markov et al., MLSys 2024), with
-// squared errors in place of norms, and with time in place of bytes.
+// squared errors in place of norms, and with time in place of bytes where a time model is given.
 //
-// Pure: no communication, no clock; equal inputs give equal plans on every rank (ties break by layer, then by option).
-// Formulas: research/lgreco.md §6.1 (time), §6.2 (the budget that makes it a contraction), §6.3 (solver), §6.4
-// (overlap).
+// Pure: no communication, no clock; equal inputs give equal plans (ties break by layer, then by option).
+// Formulas: research/lgreco.md §6.1 (time), §6.2 (why squares: they make the whole model's codes a contraction), §6.3
+// (solver), §6.4 (overlap).
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -17,13 +18,12 @@ namespace shoal {
 
 // What one option does to one layer.
 struct CompressionOption {
-  double cost = 0;           // bytes or seconds, >= 0
+  double cost = 0;           // bytes or seconds, >= 0; infinite: does not apply to this layer
   double error_squares = 0;  // of the aggregated gradient; 0: exact
 };
 
 struct CompressionProblem {
-  // [layer][option]; every layer has the same options in the same order, options that do not apply have an infinite
-  // cost. Option 0 is exact (error 0).
+  // [layer][option]. Options that do not apply to a layer cost infinity; option 0 applies to all.
   std::vector<std::vector<CompressionOption>> layers;
   double budget = 0;          // limit of the sum of error_squares over layers
   std::vector<int> fallback;  // option of each layer of the user's uniform default: never worse than it. Empty: none
@@ -32,58 +32,42 @@ struct CompressionProblem {
 struct CompressionPlan {
   std::vector<int> option;  // of each layer
   double cost = 0, error_squares = 0;
-  double bound = 0;   // no plan within the budget costs less (fractional relaxation)
+  double bound = 0;   // no plan within the budget costs less
   std::string notes;  // why it is the exact plan, or the fallback; empty otherwise
   double gap() const { return cost > 0 ? (cost - bound) / cost : 0; }
 };
 
-// The better of the hull greedy and the dynamic program, never worse than `fallback` where that is within the budget.
-// All-exact, with a note, where nothing else is feasible. InvalidArgument names the layer and option of a number that
-// is NaN or negative: callers keep their plan then.
+// The best of the hull greedy, the dynamic program and, where few plans are left to look at, the optimum; never worse than `fallback` where that is within the budget.
+// FailedPrecondition where no plan is within the budget: callers send gradients as they are. InvalidArgument names the layer and option of a number that is NaN or negative: callers keep their
+// plan then.
 absl::StatusOr<CompressionPlan> PlanCompression(const CompressionProblem& problem);
 
-// Each solver by itself, for tests and benchmarks.
+// Each solver by itself, for tests and benchmarks. The dynamic program rounds errors up to budget / `buckets`, its
+// bound is the hull greedy's.
 absl::StatusOr<CompressionPlan> PlanByHullGreedy(const CompressionProblem& problem);
 absl::StatusOr<CompressionPlan> PlanByDynamicProgram(const CompressionProblem& problem, int buckets = 10000);
 
-// When communication overlaps with backward.
+// When communication overlaps with backward. Buckets travel one after the other, in order of readiness.
 struct OverlapProblem {
   CompressionProblem layers;           // costs in seconds
-  std::vector<int> bucket_of;          // [layer] -> bucket, ascending order of readiness
-  std::vector<double> ready;           // [bucket] -> seconds after the start of backward
-  std::vector<double> bucket_seconds;  // [bucket] -> latency charged once however its layers are encoded
+  std::vector<int> bucket_of;          // [layer] -> bucket
+  std::vector<double> ready;           // [bucket], not descending: seconds after the start of backward
+  std::vector<double> bucket_seconds;  // [bucket] -> charged once however its layers are encoded
   double backward_end = 0;             // seconds; a step never ends before it
   double slack = 0.01;                 // share of the step given away for a smaller error
+  // Share of a layer's seconds that backward loses to them, [layer][option] seconds of codec work; empty: none.
+  std::vector<std::vector<double>> stolen;
 };
 
 struct OverlapPlan : CompressionPlan {  // cost: seconds until the last bucket is there; bound: of it
   double exposed_seconds = 0;           // cost - backward_end
 };
 
-// Bisects the step's end over a suffix-time dynamic program, then takes the least error within `slack` of it; falls
-// back to PlanCompression (sum of seconds) where that ends earlier.
+// The best of: a suffix-time dynamic program under bisection, PlanCompression (the sum of seconds), the fallback, and
+// every uniform choice of one option within the budget; then the least error within `slack` of it.
 absl::StatusOr<OverlapPlan> PlanWithOverlap(const OverlapProblem& problem);
-// When the last bucket of a plan is there: max over k of ready[k] + the seconds of buckets k and later.
+// When the last bucket of a plan is there, and backward is over: max over k of ready[k] + the seconds of buckets k and
+// later. Work stolen from backward by bucket k puts off what becomes ready after it.
 double StepEnd(const OverlapProblem& problem, absl::Span<const int> option);
-
-// Fastest seconds per step that calibration predicts for a collective and a codec on this machine: see
-// `shoal calibrate`. t = latency + bytes * seconds_per_byte.
-struct LinearTime {
-  double latency = 0, per_byte = 0;
-  double operator()(double bytes) const { return latency + bytes * per_byte; }
-};
-struct ExchangeCosts {
-  int ranks = 2;
-  LinearTime all_to_all, all_gather, all_reduce;  // of the bytes that one rank holds
-};
-struct CodecCosts {
-  LinearTime encode, decode;  // of f32 bytes
-};
-// Seconds of reducing `elements` through a byte codec whose code takes `code_bytes` for all of them: all-to-all and
-// all-gather of codes, encode (1 + 1/N) and decode (2 - 1/N) times the elements. `latency` terms of the exchange are
-// charged by the bucket, not here.
-double ExchangeSeconds(const ExchangeCosts& exchange, const CodecCosts& codec, int64_t elements, double code_bytes);
-// Seconds of a PowerSGD round of a [rows, columns] matrix: two all-reduces of factors and 8 n m r FLOPs.
-double PowerSgdSeconds(const ExchangeCosts& exchange, double flops_per_second, int64_t rows, int64_t columns, int rank);
 
 }  // namespace shoal

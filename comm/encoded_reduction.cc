@@ -22,6 +22,12 @@ void ForRunParts(const EncodedReduction& reduction, int64_t begin, int64_t end, 
 
 }  // namespace
 
+bool TravelsPlain(const EncodedReduction& reduction) {
+  return !reduction.residual.defined() && reduction.observe == nullptr &&
+         std::all_of(reduction.runs.begin(), reduction.runs.end(),
+                     [](const EncodedRun& run) { return run.codec->plain(); });
+}
+
 int64_t EncodedBytes(const EncodedReduction& reduction, int64_t begin, int64_t end) {
   int64_t bytes = 0;
   ForRunParts(reduction, begin, end,
@@ -34,11 +40,13 @@ void EncodeRuns(const EncodedReduction& reduction, const RunsToEncode& runs, int
   ForRunParts(reduction, runs.begin, runs.end, [&](size_t i, int64_t first, int64_t last) {
     const EncodedRun& run = reduction.runs[i];
     const int64_t at = first - runs.begin;
-    const Encoded encoded = run.codec->Encode({.gradient = runs.from + at,
-                                               .residual = runs.residual == nullptr ? nullptr : runs.residual + at,
-                                               .residual_scale = reduction.residual_scale,
-                                               .size = last - first,
-                                               .left = runs.left == nullptr ? nullptr : runs.left + at},
+    const CodecInput input = {.gradient = runs.from + at,
+                              .residual = runs.residual == nullptr ? nullptr : runs.residual + at,
+                              .residual_scale = reduction.residual_scale,
+                              .size = last - first,
+                              .left = runs.left == nullptr ? nullptr : runs.left + at};
+    if (reduction.observe != nullptr) reduction.observe(i, input);
+    const Encoded encoded = run.codec->Encode(input,
                                               {.seed = reduction.seed,
                                                .tensor = run.tensor,
                                                .step = reduction.step,

@@ -13,6 +13,7 @@
 // points, and the sum of all ranks' residuals is what the optimizer has not seen yet.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,10 +48,15 @@ struct EncodedReduction {
   Tensor out;  // f32: the sum, [counts[rank]] for kScatter, [n] for kAll
   uint64_t seed = 0;
   uint32_t step = 0;  // for stochastic codecs
+  // Is shown every part of a run just before it is encoded, with exactly what is: for errors of codecs not taken. On the
+  // progress thread. Null: nobody looks.
+  std::function<void(size_t run, const CodecInput& input)> observe = nullptr;
   // [runs], added to on the progress thread; whole once the operation is done. Null: not wanted.
-  std::shared_ptr<std::vector<RunErrors>> errors;
+  std::shared_ptr<std::vector<RunErrors>> errors = nullptr;
 };
 
+// Every run travels as it is and nothing else is to be done with it, so that no code needs to be made.
+bool TravelsPlain(const EncodedReduction& reduction);
 // Bytes of the code of elements [begin, end) of the buffer: each run's part is encoded by itself.
 int64_t EncodedBytes(const EncodedReduction& reduction, int64_t begin, int64_t end);
 // Encodes elements [begin, end) to `code`, which holds EncodedBytes bytes. Pointers are to element `begin`; `residual`

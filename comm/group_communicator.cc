@@ -304,6 +304,23 @@ WorkPtr GroupCommunicator::ReduceEncoded(EncodedReduction reduction, CallOptions
       Begin(options_.check == CommOptions::Check::kOff ? "reduce_encoded"
                                                        : absl::StrCat("reduce_encoded ", EncodedLayout(reduction)),
             options, DType::kF32, elements, {reduction.in, reduction.residual, reduction.out});
+  if (TravelsPlain(reduction)) {
+    const int64_t element = DTypeBytes(DType::kF32), mine = all ? at[rank_] : 0;
+    const Tensor out = reduction.out;
+    operation->phases.push_back(ScatterPhase(engine_.get(), {members_, rank_, reduction.in, reduction.counts, at,
+                                                             ReduceOp::kSum, Bytes(out, mine)}));
+    if (all && size() > 1) {
+      Phase gather;
+      Exchange(gather, Way::kSend, [&](int) {
+        return std::pair{static_cast<void*>(Bytes(out, mine)), reduction.counts[rank_] * element};
+      });
+      Exchange(gather, Way::kRecv, [&](int peer) {
+        return std::pair{static_cast<void*>(Bytes(out, at[peer])), reduction.counts[peer] * element};
+      });
+      operation->phases.push_back(std::move(gather));
+    }
+    return Submit(std::move(operation));
+  }
   auto parts =
       std::make_shared<const EncodedParts>(EncodedParts{engine_.get(), members_, rank_, std::move(reduction), at});
   operation->bytes = size() > 1 ? EncodedBytes(parts->reduction, 0, elements) : 0;

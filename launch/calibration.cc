@@ -89,6 +89,30 @@ double Median(std::vector<double> values) {
   return *middle;
 }
 
+json ToJson(const LinearTime& t) { return {{"seconds", t.latency}, {"seconds_per_byte", t.per_byte}}; }
+LinearTime TimeFrom(const json& j) { return {j.at("seconds").get<double>(), j.at("seconds_per_byte").get<double>()}; }
+
+json ToJson(const ExchangeCosts& costs) {
+  json codecs = json::object();
+  for (const auto& [name, c] : costs.codecs) codecs[name] = {{"encode", ToJson(c.encode)}, {"decode", ToJson(c.decode)}};
+  return {{"ranks", costs.ranks},
+          {"all_reduce", ToJson(costs.all_reduce)},
+          {"reduce_scatter", ToJson(costs.reduce_scatter)},
+          {"all_to_all", ToJson(costs.all_to_all)},
+          {"all_gather", ToJson(costs.all_gather)},
+          {"codecs", codecs}};
+}
+ExchangeCosts ExchangeFrom(const json& j) {
+  ExchangeCosts costs{.ranks = j.at("ranks").get<int>(),
+                      .all_reduce = TimeFrom(j.at("all_reduce")),
+                      .reduce_scatter = TimeFrom(j.at("reduce_scatter")),
+                      .all_to_all = TimeFrom(j.at("all_to_all")),
+                      .all_gather = TimeFrom(j.at("all_gather"))};
+  for (const auto& [name, c] : j.at("codecs").items())
+    costs.codecs[name] = {TimeFrom(c.at("encode")), TimeFrom(c.at("decode"))};
+  return costs;
+}
+
 json ToJson(const Calibration& c) {
   json ops = json::object();
   for (const auto& [name, rate] : c.ops)
@@ -99,6 +123,7 @@ json ToJson(const Calibration& c) {
           {"compute", config::RuntimeConfig::Compute_Name(c.key.compute)},
           {"product_peak", c.product_peak},
           {"step_seconds", c.step_seconds},
+          {"exchange", ToJson(c.exchange)},
           {"ops", ops}};
 }
 
@@ -110,6 +135,7 @@ Calibration FromJson(const json& j) {
   config::RuntimeConfig::Compute_Parse(j.at("compute").get<std::string>(), &c.key.compute);
   c.product_peak = j.at("product_peak").get<double>();
   c.step_seconds = j.at("step_seconds").get<double>();
+  if (j.contains("exchange")) c.exchange = ExchangeFrom(j.at("exchange"));
   for (const auto& [name, rate] : j.at("ops").items()) {
     c.ops[name] = {rate.at("seconds_per_call").get<double>(), rate.at("seconds_per_flop").get<double>(),
                    rate.at("seconds_per_byte").get<double>()};
@@ -194,18 +220,35 @@ absl::StatusOr<std::vector<Calibration>> ReadCalibrations(const std::string& pat
   return all;
 }
 
-absl::StatusOr<Calibration> FindCalibration(const std::string& path, const CalibrationKey& key) {
+absl::StatusOr<Calibration> FindCalibration(const std::string& path, const CalibrationKey& key, CalibrationFile file) {
   auto all = ReadCalibrations(path);
-  if (!all.ok() && !absl::IsNotFound(all.status())) return all.status();
+  if (!all.ok() && (!absl::IsNotFound(all.status()) || file == CalibrationFile::kNamed)) return all.status();
+  std::vector<std::string> others;
   if (all.ok()) {
     for (const Calibration& c : *all) {
       if (c.key == key) return c;
+      others.push_back(c.key.Text());
     }
   }
-  return absl::NotFoundError(absl::StrCat(
-      "no calibration of ", key.Text(),
-      "; make one: ", key.ranks > 1 ? absl::StrCat("mpirun -n ", key.ranks, " --bind-to none ") : "",
-      "shoal calibrate --threads ", key.threads, " --compute ", config::RuntimeConfig::Compute_Name(key.compute)));
+  const std::string how = absl::StrCat(
+      "make one: ", key.ranks > 1 ? absl::StrCat("mpirun -n ", key.ranks, " --bind-to none ") : "",
+      "shoal calibrate --threads ", key.threads, " --compute ", config::RuntimeConfig::Compute_Name(key.compute));
+  if (file == CalibrationFile::kNamed) {
+    return absl::FailedPreconditionError(absl::StrCat("runtime.calibration ", path, " is of ",
+                                                      others.empty() ? "nothing" : absl::StrJoin(others, "; of "),
+                                                      "; this run is of ", key.Text(), "; ", how, " --out ", path));
+  }
+  return absl::NotFoundError(absl::StrCat("no calibration of ", key.Text(), "; ", how));
+}
+
+std::string ExchangeText(const ExchangeCosts& costs) { return ToJson(costs).dump(); }
+
+absl::StatusOr<ExchangeCosts> ParseExchange(const std::string& text) {
+  try {
+    return ExchangeFrom(json::parse(text));
+  } catch (const json::exception& e) {
+    return absl::DataLossError(absl::StrCat("costs of collectives are damaged: ", e.what()));
+  }
 }
 
 absl::Status WriteCalibration(const std::string& path, const Calibration& calibration) {

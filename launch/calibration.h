@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "comm/exchange_costs.h"
 #include "launch/job.pb.h"
 #include "runtime/obs/span.h"
 #include "runtime/ops/op_context.h"
@@ -35,6 +36,7 @@ struct Calibration {
   double product_peak = 0;            // FLOP/s of one rank's square products then (MeasureProductPeak)
   double step_seconds = 0;            // of a step outside its ops
   std::map<std::string, OpRate> ops;  // "Matmul.NT", "GeluFwd", "optimizer", ...
+  ExchangeCosts exchange;             // of collectives and codecs; ranks 0: not measured
   // Time of one step. The machine may be slower or faster now than then: times scale with the product peak. NotFound
   // names ops that were not measured.
   absl::StatusOr<double> StepSeconds(const CostSheet& cost, double product_peak_now) const;
@@ -65,8 +67,14 @@ class CalibrationFit : public SpanSink {
 std::string CalibrationPath();
 // All calibrations of a file; NotFound when there is none, DataLoss when it is damaged.
 absl::StatusOr<std::vector<Calibration>> ReadCalibrations(const std::string& path);
-// NotFound says how to make one.
-absl::StatusOr<Calibration> FindCalibration(const std::string& path, const CalibrationKey& key);
+// NotFound says how to make one. A file that the user named and that is of other machines only is refused, with their
+// names and this one's: FailedPrecondition.
+enum class CalibrationFile : uint8_t { kUsual, kNamed };
+absl::StatusOr<Calibration> FindCalibration(const std::string& path, const CalibrationKey& key,
+                                            CalibrationFile file = CalibrationFile::kUsual);
+// Costs of collectives and codecs as JSON text, and back; DataLoss when it is damaged.
+std::string ExchangeText(const ExchangeCosts& costs);
+absl::StatusOr<ExchangeCosts> ParseExchange(const std::string& text);
 // Adds `calibration` to the file, in place of one with the same key.
 absl::Status WriteCalibration(const std::string& path, const Calibration& calibration);
 

@@ -17,6 +17,7 @@
 #include "comm/clock.h"
 #include "launch/batch_control.h"
 #include "launch/calibration.h"
+#include "launch/compression_setup.h"
 #include "launch/console.h"
 #include "launch/grad_check.h"
 #include "launch/model_setup.h"
@@ -34,6 +35,7 @@
 #include "optim/schedule.h"
 #include "parallel/buffer_state.h"
 #include "parallel/checkpoint/checkpoint_store.h"
+#include "parallel/compression_control.h"
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
 #include "runtime/base/file_system.h"
@@ -167,12 +169,14 @@ class Trainer {
       Say(world_.size() > 1 ? absl::StrCat("gradients travel as ", storage.codecs->Text())
                             : "comm.compression has no effect on one rank: no gradients travel");
     }
+    codecs_ = storage.codecs;
     const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
     SHOAL_ASSIGN_OR_RETURN(
         arena_, Arena::Create(static_cast<int64_t>(cap * (1 << 30)) + predicted_.gradients, DeviceKind::kCpu));
     arena_->Fit(predicted_.step);
     storage.arena = arena_.get();
     SHOAL_ASSIGN_OR_RETURN(dp_, DataParallel::Create(model_->params(), *mesh_, std::move(storage)));
+    SHOAL_RETURN_IF_ERROR(SetUpCompression());
     owners_ = MakeOwnerSum(*mesh_, job_.parallel().zero());
     buffers_ = std::make_unique<BufferState>(model_->buffers());
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kCpu);
@@ -223,6 +227,57 @@ class Trainer {
     return absl::OkStatus();
   }
 
+  // Collective where gradients' codecs are planned.
+  absl::Status SetUpCompression() {
+    if (codecs_ == nullptr || !codecs_->planned() || world_.size() == 1) return absl::OkStatus();
+    const config::CompressionConfig& config = job_.comm().compression();
+    ExchangeCosts costs;
+    if (config.mode() == config::CompressionConfig::LGRECO_TIME) {
+      std::string how;
+      SHOAL_ASSIGN_OR_RETURN(
+          costs, ExchangeCostsFor(job_, {rank_.host, world_.size(), rank_.pool->threads(), job_.runtime().compute()},
+                                  *codecs_, world_, &how));
+      Say(how);
+    }
+    compression_ = std::make_unique<CompressionControl>(config, model_->params(), *codecs_, *dp_, *mesh_,
+                                                        job_.parallel().zero(), std::move(costs));
+    return absl::OkStatus();
+  }
+
+  // What comes into force is said, and kept for the report.
+  absl::Status BeginCompression() {
+    if (compression_ == nullptr) return absl::OkStatus();
+    const int64_t plan = compression_->plan().id;
+    SHOAL_ASSIGN_OR_RETURN(const std::string news, compression_->BeginStep(progress_.step + 1));
+    if (!news.empty()) Say(news);
+    if (compression_->plan().id == plan || !first() || options_.run_dir.empty()) return absl::OkStatus();
+    SHOAL_RETURN_IF_ERROR(PosixFiles().MakeDirs(options_.run_dir + "/plans"));
+    std::ofstream file(options_.run_dir + "/plans/compression.jsonl", std::ios::app);
+    file << compression_->PlanJson() << "\n";
+    if (!file.flush()) return EnvironmentError(absl::StrCat("cannot write ", options_.run_dir, "/plans/compression.jsonl"));
+    return absl::OkStatus();
+  }
+
+  // All ranks hold the same weights, to the bit: what reductions, codecs and plans promise.
+  absl::Status CheckWeights() {
+    const int every = job_.comm().check_weights_every_steps();
+    if (every <= 0 || world_.size() == 1 || progress_.step % every != 0) return absl::OkStatus();
+    const uint64_t hash = dp_->WeightHash();
+    const Tensor ends = Tensor::Zeros({2}, DType::kI64);
+    ends.data<int64_t>()[0] = static_cast<int64_t>(hash);
+    ends.data<int64_t>()[1] = ~static_cast<int64_t>(hash);
+    SHOAL_RETURN_IF_ERROR(mesh_->control().AllReduce(ends, ReduceOp::kMax, {.tag = "weights' hash"})->Wait());
+    if (ends.data<int64_t>()[0] == ~ends.data<int64_t>()[1]) return absl::OkStatus();
+    std::vector<uint64_t> mine;
+    dp_->WeightHash(&mine);
+    for (const Param* param : model_->params()) {
+      SHOAL_RETURN_IF_ERROR(Annotate(CheckEqualOnAllRanks(mesh_->control(), absl::StrCat("the bits of ", param->name),
+                                                          absl::StrCat(absl::Hex(mine[param->id])), {.tag = "weights' hashes"}),
+                                     absl::StrCat("step ", progress_.step, ": ranks have drifted apart")));
+    }
+    return absl::OkStatus();
+  }
+
   // What the ranks of a host will take must be there, before anything is allocated. Collective.
   absl::Status CheckMemory() {
     predicted_ = PredictMemory(job_, world_.size(), options_.run_dir.empty() ? Checkpoints::kNo : Checkpoints::kYes);
@@ -266,7 +321,8 @@ class Trainer {
       return absl::OkStatus();
     const CalibrationKey key{rank_.host, world_.size(), rank_.pool->threads(), job_.runtime().compute()};
     const bool named = job_.runtime().has_calibration();
-    const auto calibration = FindCalibration(named ? job_.runtime().calibration() : CalibrationPath(), key);
+    const auto calibration = FindCalibration(named ? job_.runtime().calibration() : CalibrationPath(), key,
+                                             named ? CalibrationFile::kNamed : CalibrationFile::kUsual);
     if (!calibration.ok()) {
       if (named || !absl::IsNotFound(calibration.status())) return calibration.status();
       Say(absl::StrCat("step time is not predicted: ", calibration.status().message()));
@@ -346,6 +402,7 @@ class Trainer {
     std::vector<Stateful*> all = {dp_.get(), buffers_.get(), batch_.get(), &progress_, &guard_};
     if (moments == Moments::kYes) all.push_back(state_.get());
     if (ema_ != nullptr) all.push_back(ema_.get());
+    if (compression_ != nullptr) all.push_back(compression_.get());
     return all;
   }
 
@@ -376,6 +433,7 @@ class Trainer {
     record.learning_rate = job_.optim().learning_rate() * schedule;
     dp_->BeginStep();
     dp_->set_rate(record.learning_rate);
+    SHOAL_RETURN_IF_ERROR(BeginCompression());
     batch_->BeginStep(progress_.step + 1, *dp_, *rank_.pool);
     if (arena_->peak() > arena_->fitted()) arena_->Fit(arena_->peak());
     buffers_->Remember();
@@ -418,11 +476,20 @@ class Trainer {
     record.grad_norm = std::sqrt(scalars[kSquares]);
     if (scalars[kEncodedSquares] > 0) {
       record.codec_error = std::sqrt(scalars[kCodecErrors] / scalars[kEncodedSquares]);
-      record.reduced_bytes = dp_->reduced_bytes();
     }
+    record.reduce_exposed_seconds = dp_->reduce_wait_seconds();
+    if (codecs_ != nullptr) record.reduced_bytes = dp_->reduced_bytes();
     if (record.unit == StepRecord::Unit::kImages)
       record.accuracy = scalars[kCorrect] / static_cast<double>(inputs.units);
     SHOAL_ASSIGN_OR_RETURN(record.skip_reason, guard_.Check(record.loss, record.grad_norm));
+
+    if (compression_ != nullptr) {
+      record.compression_plan = compression_->plan().id;
+      record.reduce_predicted_seconds = compression_->plan().exposed_seconds;
+      SHOAL_RETURN_IF_ERROR(compression_->EndStep(
+          progress_.step + 1, {scalars[kEncodedSquares], scalars[kCodecErrors]},
+          record.skip_reason.empty() ? CompressionControl::Outcome::kTaken : CompressionControl::Outcome::kSkipped));
+    }
 
     at = Now();
     const double batch_ratio = BatchRatio(job_.optim(), inputs.next_position - progress_.position, inputs.units);
@@ -464,6 +531,7 @@ class Trainer {
       record.optimizer_seconds += Now() - at;
       Report("averages", at);
     }
+    SHOAL_RETURN_IF_ERROR(CheckWeights());
     NoteSlowest(scalars, record);
     record.step = progress_.step;
     record.lengths = inputs.lengths;
@@ -669,6 +737,8 @@ class Trainer {
   std::unique_ptr<OptimizerState> state_;
   std::unique_ptr<BatchControl> batch_;
   std::unique_ptr<WeightEma> ema_;  // null: no averages
+  std::shared_ptr<const GradientCodecs> codecs_;     // null: gradients travel as they are
+  std::unique_ptr<CompressionControl> compression_;  // null: nothing is planned
   std::unique_ptr<OwnerSum> owners_;
   std::unique_ptr<CheckpointStore> store_;
   std::unique_ptr<MetricsLog> metrics_;

@@ -2,6 +2,7 @@
 
 #include <glog/logging.h>
 #include <sys/mman.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <chrono>
@@ -12,6 +13,7 @@
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
 #include "runtime/module/local_params.h"
+#include "runtime/obs/span.h"
 
 namespace shoal {
 namespace {
@@ -45,6 +47,9 @@ struct DataParallel::Buffers {
     Tensor residual;               // f32, all elements; with error feedback
     std::vector<EncodedRun> runs;  // of the bucket's parameters
     std::shared_ptr<std::vector<RunErrors>> errors;
+    enum class Residual : uint8_t { kZero, kHeld } holds = Residual::kZero;
+    bool kept = false;  // this step's gradients became the next residual
+    double ready = 0;
     Tensor masters;   // fp32 of this rank's run; a view of `weights` when compute is fp32 (or f64)
     int waiting = 0;  // parameters not ready yet in the last micro-batch
     WorkPtr work;
@@ -89,6 +94,7 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
   auto dp = std::unique_ptr<DataParallel>(new DataParallel(std::move(params), mesh, options));
   Buffers& b = *dp->buffers_;
   const DType grad_type = GradType(options.compute);
+  if (options.codecs != nullptr) dp->codec_of_ = options.codecs->of;
   CHECK(options.codecs == nullptr || grad_type == DType::kF32) << "codes are of f32";
   b.weights.resize(dp->params_.size());
   b.grads.resize(dp->params_.size());
@@ -127,7 +133,7 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
       if (dp->Encodes()) {
         buffers.runs.push_back({.begin = bucket.offsets[i],
                                 .end = bucket.offsets[i] + param.size(),
-                                .codec = options.codecs->of[param.id],
+                                .codec = dp->codec_of_[param.id],
                                 .tensor = NameHash(param.name)});
       }
       const auto part = [&](const Tensor& flat) {
@@ -206,7 +212,25 @@ void DataParallel::BeginStep() {
   }
 }
 
-void DataParallel::BeginMicroBatch(MicroBatch which) { buffers_->last = which == MicroBatch::kLast; }
+void DataParallel::BeginMicroBatch(MicroBatch which) {
+  buffers_->last = which == MicroBatch::kLast;
+  if (buffers_->last) last_began_ = SteadySeconds();
+}
+
+void DataParallel::SetCodecs(std::vector<const Codec*> of) {
+  CHECK(of.size() == params_.size()) << of.size() << " codecs for " << params_.size() << " parameters";
+  codec_of_ = std::move(of);
+  if (!Encodes()) return;
+  for (size_t b = 0; b < plan_.buckets.size(); ++b) {
+    for (size_t i = 0; i < plan_.buckets[b].params.size(); ++i)
+      buffers_->buckets[b].runs[i].codec = codec_of_[plan_.buckets[b].params[i]];
+  }
+}
+
+bool DataParallel::AllExact(size_t bucket) const {
+  const auto& runs = buffers_->buckets[bucket].runs;
+  return std::all_of(runs.begin(), runs.end(), [](const EncodedRun& run) { return run.codec->exact(); });
+}
 
 Tensor DataParallel::Weight(const Param& param) { return buffers_->weights[param.id]; }
 
@@ -235,6 +259,7 @@ void DataParallel::StartReady() {
     if (mesh_.size() == 1) continue;
     const Bucket& bucket = plan_.buckets[b.next_bucket];
     const std::string tag = absl::StrCat("grad bucket ", b.next_bucket);
+    buffers.ready = SteadySeconds() - last_began_;
     if (Encodes()) {
       buffers.work = StartEncoded(b.next_bucket, tag);
       continue;
@@ -250,9 +275,17 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const std::string& tag) {
   auto& buffers = buffers_->buckets[bucket];
   const double ratio = rate_ > 0 && committed_rate_ > 0 ? std::clamp(committed_rate_ / rate_, 0.1, 10.0) : 1;
   buffers.errors->assign(buffers.runs.size(), {});
+  // Nothing is left behind before the first code, and nothing after an exact step.
+  buffers.kept = KeepsResiduals() && (buffers.holds == Buffers::PerBucket::Residual::kHeld || !AllExact(bucket));
+  std::function<void(size_t, const CodecInput&)> observe;
+  if (observe_ != nullptr) {
+    observe = [this, bucket](size_t run, const CodecInput& input) {
+      observe_(plan_.buckets[bucket].params[run], input);
+    };
+  }
   return mesh_.gradients().ReduceEncoded(
       {.in = buffers.grads,
-       .residual = buffers.residual,
+       .residual = buffers.kept ? buffers.residual : Tensor(),
        .residual_scale = static_cast<float>(ratio),
        .counts = plan_.buckets[bucket].counts,
        .runs = buffers.runs,
@@ -260,6 +293,7 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const std::string& tag) {
        .out = buffers.owned,
        .seed = options_.codecs->seed,
        .step = static_cast<uint32_t>(encoded_steps_),
+       .observe = std::move(observe),
        .errors = buffers.errors},
       {.tag = tag});
 }
@@ -267,16 +301,42 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const std::string& tag) {
 void DataParallel::CommitResiduals(ThreadPool& pool, double rate) {
   if (!KeepsResiduals()) return;
   OpContext ctx{.pool = &pool};
-  for (auto& buffers : buffers_->buckets) ops::Copy(ctx, buffers.grads, buffers.residual);
+  for (size_t b = 0; b < buffers_->buckets.size(); ++b) {
+    auto& buffers = buffers_->buckets[b];
+    if (!buffers.kept) continue;
+    ops::Copy(ctx, buffers.grads, buffers.residual);
+    buffers.holds = AllExact(b) ? Buffers::PerBucket::Residual::kZero : Buffers::PerBucket::Residual::kHeld;
+  }
   committed_rate_ = rate;
 }
 
 absl::Status DataParallel::FinishLoad() {
-  if (KeepsResiduals() && options_.codecs->resume == config::CompressionConfig::RESET) {
-    for (auto& buffers : buffers_->buckets)
-      std::memset(buffers.residual.raw(), 0, static_cast<size_t>(buffers.residual.bytes()));
+  if (!KeepsResiduals()) return loaded_;
+  const bool reset = options_.codecs->resume == config::CompressionConfig::RESET;
+  for (auto& buffers : buffers_->buckets) {
+    if (reset) std::memset(buffers.residual.raw(), 0, static_cast<size_t>(buffers.residual.bytes()));
+    buffers.holds = reset ? Buffers::PerBucket::Residual::kZero : Buffers::PerBucket::Residual::kHeld;
   }
   return loaded_;
+}
+
+std::vector<DataParallel::BucketTime> DataParallel::bucket_times() const {
+  std::vector<BucketTime> times;
+  for (const auto& buffers : buffers_->buckets)
+    times.push_back({buffers.ready, buffers.ready + (buffers.work == nullptr ? 0 : buffers.work->Seconds())});
+  return times;
+}
+
+uint64_t DataParallel::WeightHash(std::vector<uint64_t>* by_param) const {
+  uint64_t all = 0;
+  if (by_param != nullptr) by_param->assign(params_.size(), 0);
+  for (const Param* param : params_) {
+    const Tensor& weight = buffers_->weights[param->id];
+    const uint64_t hash = XXH3_64bits(weight.raw(), static_cast<size_t>(weight.bytes()));
+    if (by_param != nullptr) (*by_param)[param->id] = hash;
+    all = all * 0x9E3779B97F4A7C15U + hash;
+  }
+  return all;
 }
 
 RunErrors DataParallel::codec_errors() const {
@@ -301,10 +361,12 @@ absl::Status DataParallel::FinishReductions() {
   for (auto& buffers : buffers_->buckets) buffers.waiting = 0;
   StartReady();
   const auto start = std::chrono::steady_clock::now();
+  backward_end_ = SteadySeconds() - last_began_;
   absl::Status status;
   for (auto& buffers : buffers_->buckets) {
     if (buffers.work != nullptr && status.ok()) status = buffers.work->Wait();
   }
+  observe_ = nullptr;
   reduce_wait_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return status;
 }

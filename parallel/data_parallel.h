@@ -78,12 +78,27 @@ class DataParallel : public ParamSource, public Stateful {
   void CommitResiduals(ThreadPool& pool, double rate);
   // The rate of the step about to begin its reductions; without it residuals are taken as they are.
   void set_rate(double rate) { rate_ = rate; }
+  // Codecs by Param::id, in place of those of the options, for steps that begin from now on. They outlive this.
+  void SetCodecs(std::vector<const Codec*> of);
+  // This step's reductions show what they are about to encode of a parameter; on the progress thread, until
+  // FinishReductions. Before BeginMicroBatch.
+  using Observer = std::function<void(int param, const CodecInput& input)>;
+  void Observe(Observer observe) { observe_ = std::move(observe); }
+  // Of the last step's reductions, in bucket order: seconds after its last micro-batch began.
+  struct BucketTime {
+    double ready = 0, done = 0;  // handed over; reduced
+  };
+  std::vector<BucketTime> bucket_times() const;
+  double backward_end() const { return backward_end_; }  // likewise: nothing was left to compute
   // sum of squares of what this rank encoded in the last step, and of what its codes left behind.
   RunErrors codec_errors() const;
   // Gives the arena its memory back: gradients are gone. BeginStep does it, too.
   void ReleaseGradients();
   // Masters -> weights in compute dtype; ZeRO 1 gathers them from their owners. Communication errors.
   absl::Status PublishWeights(ThreadPool& pool);
+
+  // A hash of the weights' bits, and of each parameter's by id.
+  uint64_t WeightHash(std::vector<uint64_t>* by_param = nullptr) const;
 
   // Visits masters as "<name>" (the model's weights in fp32), by box.
   void VisitState(StateVisitor& visitor) override;
@@ -109,6 +124,7 @@ class DataParallel : public ParamSource, public Stateful {
   bool Encodes() const { return options_.codecs != nullptr && mesh_.size() > 1; }
   bool KeepsResiduals() const { return Encodes() && options_.codecs->feedback == GradientCodecs::Feedback::kYes; }
   WorkPtr StartEncoded(size_t bucket, const std::string& tag);
+  bool AllExact(size_t bucket) const;
   void VisitResiduals(StateVisitor& visitor);
   std::vector<const Param*> params_;
   Mesh& mesh_;
@@ -118,6 +134,9 @@ class DataParallel : public ParamSource, public Stateful {
   ThreadPool* measure_ = nullptr;  // null: own_squares_ is not wanted
   double own_squares_ = 0;
   absl::Status loaded_;
+  std::vector<const Codec*> codec_of_;  // by Param::id; empty: none
+  Observer observe_;
+  double last_began_ = 0, backward_end_ = 0;
   int64_t encoded_steps_ = 0;             // begun, for stochastic codecs
   double rate_ = 0, committed_rate_ = 0;  // 0: unknown
   struct Buffers;

@@ -1,6 +1,7 @@
 #include "parallel/gradient_codecs.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -38,29 +39,93 @@ void CheckExempt(const CompressionConfig& config, const std::vector<const Param*
 
 }  // namespace
 
+namespace {
+
+// What layers choose among when the job does not say. Unbiased ones alone where nothing is kept of what codes leave out.
+std::vector<std::string> KnownOptions(const CompressionConfig& config) {
+  std::vector<std::string> names;
+  for (const CodecFamily& family : CodecFamilies()) {
+    for (const absl::string_view name : family.codecs) {
+      const bool biased = MakeCodec(name, config.block()).value()->biased();
+      const bool stochastic = family.name == "quantise_stochastic";
+      if (config.error_feedback() ? !stochastic : !biased) names.emplace_back(name);
+    }
+  }
+  return names;
+}
+
+bool Planned(const CompressionConfig& config) {
+  return config.mode() == CompressionConfig::LGRECO_BYTES || config.mode() == CompressionConfig::LGRECO_TIME;
+}
+
+// Of UNIFORM what the job says; planned modes take q4 for their measure where it says nothing.
+std::string UniformCodec(const CompressionConfig& config) {
+  if (config.has_codec() || !Planned(config)) return config.codec();
+  return config.error_feedback() ? "q4" : "q4_stochastic";
+}
+
+void CheckCodec(const CompressionConfig& config, const std::string& field, const std::string& name,
+                std::vector<std::string>& errors) {
+  const auto codec = MakeCodec(name, config.block());
+  if (!codec.ok()) {
+    errors.push_back(absl::StrCat(field, ": ", codec.status().message()));
+  } else if ((*codec)->biased() && !config.error_feedback() && !config.force_biased()) {
+    errors.push_back(absl::StrCat("comm.compression.error_feedback is false, but codec ", name,
+                                  " is biased: what it leaves out would be lost for good; keep the feedback, take an "
+                                  "unbiased codec (bf16, q4_stochastic), or say force_biased"));
+  }
+}
+
+void CheckPlanning(const CompressionConfig& config, std::vector<std::string>& errors) {
+  const std::string prefix = "comm.compression.";
+  if (!Planned(config)) {
+    for (const auto& [set, field] : {std::pair{config.options_size() > 0, "options"},
+                                     {config.has_error_budget(), "error_budget"},
+                                     {config.has_warmup_steps(), "warmup_steps"},
+                                     {config.has_replan_every_steps(), "replan_every_steps"},
+                                     {config.has_table_steps(), "table_steps"},
+                                     {config.has_lead_steps(), "lead_steps"}}) {
+      if (set)
+        errors.push_back(absl::StrCat(prefix, field, " is of modes LGRECO_BYTES and LGRECO_TIME; mode is ",
+                                      CompressionConfig::Mode_Name(config.mode())));
+    }
+    return;
+  }
+  for (const std::string& name : config.options()) CheckCodec(config, prefix + "options", name, errors);
+  if (!(config.error_budget() > 0) || config.error_budget() > 100)
+    errors.push_back(absl::StrCat(prefix, "error_budget is ", config.error_budget(),
+                                  "; it is above 0 and at most 100, in squared errors of ", UniformCodec(config)));
+  if (config.table_steps() < 1)
+    errors.push_back(absl::StrCat(prefix, "table_steps is ", config.table_steps(), "; it is at least 1"));
+  if (config.lead_steps() < 1)
+    errors.push_back(absl::StrCat(prefix, "lead_steps is ", config.lead_steps(), "; it is at least 1"));
+  if (const int least = config.table_steps() + config.lead_steps(); config.warmup_steps() < least)
+    errors.push_back(absl::StrCat(prefix, "warmup_steps is ", config.warmup_steps(),
+                                  "; a plan takes table_steps + lead_steps = ", least));
+  if (const int least = 2 * (config.table_steps() + config.lead_steps()); config.replan_every_steps() < least)
+    errors.push_back(absl::StrCat(prefix, "replan_every_steps is ", config.replan_every_steps(),
+                                  "; it is at least 2 (table_steps + lead_steps) = ", least));
+}
+
+}  // namespace
+
 absl::Status CheckCompression(const CompressionConfig& config, const std::vector<const Param*>& params) {
   std::vector<std::string> errors;
   if (config.mode() == CompressionConfig::OFF) {
     if (config.has_codec())
       errors.push_back(
           absl::StrCat("comm.compression.codec is '", config.codec(), "', but mode is OFF; write mode: UNIFORM"));
+    CheckPlanning(config, errors);
     return Joined(errors);
   }
   if (config.block() < 8 || config.block() % 8 != 0)
     errors.push_back(absl::StrCat("comm.compression.block is ", config.block(),
                                   "; it is a multiple of 8: ", std::max(8, (config.block() + 4) / 8 * 8)));
-  if (!config.has_codec()) {
+  if (UniformCodec(config).empty()) {
     errors.push_back("comm.compression.codec is not set; mode UNIFORM takes one, as codec: \"q4\"");
   } else if (errors.empty()) {
-    const auto codec = MakeCodec(config.codec(), config.block());
-    if (!codec.ok()) {
-      errors.push_back(absl::StrCat("comm.compression.codec: ", codec.status().message()));
-    } else if ((*codec)->biased() && !config.error_feedback() && !config.force_biased()) {
-      errors.push_back(absl::StrCat("comm.compression.error_feedback is false, but codec ", config.codec(),
-                                    " is biased: what it leaves out would be lost for good; keep the feedback, take an "
-                                    "unbiased codec (",
-                                    config.codec().substr(0, 2), "_stochastic), or say force_biased"));
-    }
+    CheckCodec(config, "comm.compression.codec", UniformCodec(config), errors);
+    CheckPlanning(config, errors);
   }
   CheckExempt(config, params, errors);
   return Joined(errors);
@@ -70,26 +135,83 @@ std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig
                                                          const std::vector<const Param*>& params, uint64_t seed) {
   if (config.mode() == CompressionConfig::OFF) return nullptr;
   auto codecs = std::make_shared<GradientCodecs>();
-  codecs->owned.push_back(MakeCodec("fp32").value());
-  codecs->owned.push_back(MakeCodec(config.codec(), config.block()).value());
+  codecs->block = config.block();
+  const auto own = [&](const std::string& name) {
+    for (const auto& codec : codecs->owned) {
+      if (codec->name() == name) return codec.get();
+    }
+    codecs->owned.push_back(MakeCodec(name, config.block()).value());
+    return codecs->owned.back().get();
+  };
+  const Codec* const exact = own("fp32");
+  const Codec* const uniform = own(UniformCodec(config));
+  if (Planned(config)) {
+    const std::vector<std::string> names = config.options_size() > 0
+                                               ? std::vector<std::string>(config.options().begin(), config.options().end())
+                                               : KnownOptions(config);
+    codecs->options = {exact};
+    for (const std::string& name : names) {
+      if (std::find(codecs->options.begin(), codecs->options.end(), own(name)) == codecs->options.end())
+        codecs->options.push_back(own(name));
+    }
+    auto at = std::find(codecs->options.begin(), codecs->options.end(), uniform);
+    if (at == codecs->options.end()) at = codecs->options.insert(at, uniform);
+    codecs->uniform = static_cast<int>(at - codecs->options.begin());
+  }
   codecs->feedback = config.error_feedback() ? GradientCodecs::Feedback::kYes : GradientCodecs::Feedback::kNo;
   codecs->resume = config.resume();
   codecs->seed = seed;
   std::vector<Regex> exempt;
   for (const std::string& pattern : config.exempt()) exempt.push_back(Regex::Compile(pattern).value());
   for (const Param* param : params) {
-    const Codec* codec = codecs->owned[TravelsPlain(config, exempt, *param) ? 0 : 1].get();
-    codecs->of.push_back(codec);
+    const bool plain = TravelsPlain(config, exempt, *param);
+    const Codec* codec = plain ? exact : uniform;
+    codecs->of.push_back(codecs->planned() ? exact : codec);
+    if (!plain) codecs->layers.push_back(param->id);
     codecs->plain_bytes += param->size() * static_cast<int64_t>(sizeof(float));
     codecs->code_bytes += codec->Bytes(param->size());
   }
   return codecs;
 }
 
+double OptionErrors(const GradientCodecs& codecs, const CodecInput& input, absl::Span<double> errors) {
+  CodecInput looked_at = input;
+  looked_at.left = nullptr;
+  double squares = 0;
+  std::vector<bool> known(codecs.options.size());
+  std::vector<double> of_family;
+  for (const CodecFamily& family : CodecFamilies()) {
+    bool asked = false;
+    of_family.resize(family.codecs.size());
+    for (size_t o = 0; o < codecs.options.size(); ++o) {
+      const auto at = std::find(family.codecs.begin(), family.codecs.end(), codecs.options[o]->name());
+      if (at == family.codecs.end()) continue;
+      if (!asked) squares = family.errors(looked_at, codecs.block, absl::MakeSpan(of_family));
+      asked = known[o] = true;
+      errors[o] = of_family[static_cast<size_t>(at - family.codecs.begin())];
+    }
+  }
+  std::vector<uint8_t> code;
+  for (size_t o = 0; o < codecs.options.size(); ++o) {
+    if (known[o]) continue;
+    errors[o] = 0;
+    if (codecs.options[o]->exact()) continue;
+    code.resize(static_cast<size_t>(codecs.options[o]->Bytes(input.size)));
+    const Encoded encoded = codecs.options[o]->Encode(looked_at, {}, code.data());
+    errors[o] = encoded.error_squares;
+    squares = encoded.finite ? encoded.squares : std::numeric_limits<double>::quiet_NaN();
+  }
+  return squares;
+}
+
 std::string GradientCodecs::Text() const {
-  return absl::StrCat(owned.back()->name(), ", ", feedback == Feedback::kYes ? "with" : "without",
-                      " error feedback: ", HumanBytes(static_cast<double>(code_bytes)), " for ",
-                      HumanBytes(static_cast<double>(plain_bytes)), " of gradients");
+  const std::string feedback_text =
+      absl::StrCat(feedback == Feedback::kYes ? "with" : "without", " error feedback: ",
+                   HumanBytes(static_cast<double>(code_bytes)), " for ", HumanBytes(static_cast<double>(plain_bytes)),
+                   " of gradients");
+  if (!planned()) return absl::StrCat(owned.back()->name(), ", ", feedback_text);
+  return absl::StrCat("fp32 until they are planned among ", options.size(), " codecs for ", layers.size(),
+                      " layers, at the error of ", options[uniform]->name(), " ", feedback_text);
 }
 
 }  // namespace shoal

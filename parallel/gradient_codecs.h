@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "comm/codec/codec.h"
 #include "comm/comm.pb.h"
 #include "runtime/module/param.h"
@@ -13,17 +14,27 @@
 namespace shoal {
 
 struct GradientCodecs {
-  std::vector<const Codec*> of;  // by Param::id, never null
+  std::vector<const Codec*> of;  // by Param::id, never null; of planned modes, until there is a plan
+  std::vector<int> layers;       // ids of the parameters that do not travel as they are, ascending
+  // What planned modes choose among, the first being fp32, and which of them is the uniform default.
+  std::vector<const Codec*> options;
+  int uniform = 0;
+  int64_t block = 1024;  // of quantisers
   enum class Feedback : uint8_t { kNo, kYes } feedback = Feedback::kYes;
   config::CompressionConfig::Resume resume = config::CompressionConfig::FOLD;
   uint64_t seed = 0;  // of the run, for stochastic codecs
   std::vector<std::unique_ptr<Codec>> owned;
 
-  // f32 bytes of all gradients, and of their codes.
+  // f32 bytes of all gradients, and of their codes (planned modes: of the uniform default's).
   int64_t plain_bytes = 0, code_bytes = 0;
+  bool planned() const { return !options.empty(); }
   // "q4: 10.6M of 10.8M elements; 6.0 MiB of 41.3 MiB travel".
   std::string Text() const;
 };
+
+// Squared errors that each of codecs.options would make of `input`: whole families in one pass, others by encoding.
+// Returns the sum of x^2; not finite where an x is not.
+double OptionErrors(const GradientCodecs& codecs, const CodecInput& input, absl::Span<double> errors);
 
 // InvalidArgument, one error a line, each beginning with its field: unknown codecs, biased ones without error feedback,
 // regular expressions that match nothing, options without a mode.

@@ -51,6 +51,8 @@ class Codec {
   virtual absl::string_view name() const = 0;
   // decoded == x always.
   virtual bool exact() const = 0;
+  // The code is the f32 elements themselves.
+  virtual bool plain() const { return false; }
   // The mean of decoded over keys differs from x by more than a rounding to bf16: it needs error feedback.
   virtual bool biased() const = 0;
   // Elements that share a scale; blocks start at the run's first element. 1: none do.

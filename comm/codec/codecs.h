@@ -16,6 +16,7 @@ std::unique_ptr<Codec> MakeQuantiser(int bits, Rounding rounding, int64_t block)
 std::unique_ptr<Codec> MakeTopK(absl::string_view name, double density);
 
 // CodecFamily::errors of each.
+double Bf16Errors(const CodecInput& input, int64_t block, absl::Span<double> errors);
 double NearestErrors(const CodecInput& input, int64_t block, absl::Span<double> errors);
 double StochasticErrors(const CodecInput& input, int64_t block, absl::Span<double> errors);
 double TopKErrors(const CodecInput& input, int64_t block, absl::Span<double> errors);

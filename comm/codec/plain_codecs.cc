@@ -1,6 +1,7 @@
 // fp32: as it is. bf16: each element rounded to the nearest, ties to even.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "comm/codec/codecs.h"
 #include "comm/codec/kernels.h"
@@ -28,6 +29,7 @@ class Fp32Codec : public Codec {
  public:
   absl::string_view name() const override { return "fp32"; }
   bool exact() const override { return true; }
+  bool plain() const override { return true; }
   bool biased() const override { return false; }
   int64_t block() const override { return 1; }
   int64_t Bytes(int64_t size) const override { return size * static_cast<int64_t>(sizeof(float)); }
@@ -80,6 +82,14 @@ class Bf16Codec : public Codec {
 };
 
 }  // namespace
+
+double Bf16Errors(const CodecInput& input, int64_t /*block*/, absl::Span<double> errors) {
+  uint16_t rounded[kMostElements];
+  const Encoded all = EncodeStretches(
+      input, [&rounded](float* x, int64_t n, int64_t) { return RoundToBf16Run(n, x, rounded); });
+  errors[0] = all.error_squares;
+  return all.finite ? all.squares : std::numeric_limits<double>::quiet_NaN();
+}
 
 std::unique_ptr<Codec> MakeFp32Codec() { return std::make_unique<Fp32Codec>(); }
 std::unique_ptr<Codec> MakeBf16Codec() { return std::make_unique<Bf16Codec>(); }

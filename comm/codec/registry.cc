@@ -10,6 +10,7 @@
 namespace shoal {
 namespace {
 
+constexpr absl::string_view kRounded[] = {"bf16"};
 constexpr absl::string_view kNearest[] = {"q2", "q3", "q4", "q5", "q6", "q7", "q8"};
 constexpr absl::string_view kStochastic[] = {"q2_stochastic", "q3_stochastic", "q4_stochastic", "q5_stochastic",
                                              "q6_stochastic", "q7_stochastic", "q8_stochastic"};
@@ -19,7 +20,8 @@ constexpr char kChoices[] = "fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, t
 }  // namespace
 
 absl::Span<const CodecFamily> CodecFamilies() {
-  static constexpr CodecFamily kFamilies[] = {{"quantise", kNearest, NearestErrors},
+  static constexpr CodecFamily kFamilies[] = {{"round", kRounded, Bf16Errors},
+                                              {"quantise", kNearest, NearestErrors},
                                               {"quantise_stochastic", kStochastic, StochasticErrors},
                                               {"topk", kTopK, TopKErrors}};
   return kFamilies;

@@ -67,6 +67,39 @@ absl::Status WriteData(const std::string& prefix) {
   return writer->Finish();
 }
 
+// Of the collectives between these ranks, and of every codec there is.
+absl::StatusOr<ExchangeCosts> MeasureCosts(Communicator& world) {
+  SHOAL_ASSIGN_OR_RETURN(ExchangeCosts costs, MeasureExchange(world, 4 << 20));
+  std::vector<std::unique_ptr<Codec>> codecs;
+  std::vector<const Codec*> all;
+  for (const CodecFamily& family : CodecFamilies()) {
+    for (const absl::string_view name : family.codecs) {
+      SHOAL_ASSIGN_OR_RETURN(codecs.emplace_back(), MakeCodec(name));
+      all.push_back(codecs.back().get());
+    }
+  }
+  SHOAL_RETURN_IF_ERROR(MeasureCodecs(world, all, costs));
+  return costs;
+}
+
+std::string ExchangeLines(const ExchangeCosts& costs) {
+  std::string text;
+  if (costs.ranks > 1) {
+    for (const auto& [name, time] : {std::pair{"all-reduce", costs.all_reduce},
+                                     {"reduce-scatter", costs.reduce_scatter},
+                                     {"all-to-all", costs.all_to_all},
+                                     {"all-gather", costs.all_gather}}) {
+      absl::StrAppendFormat(&text, "%-86s %7.0f us + %.3f ns a byte\n", absl::StrCat(name, " of f32 between ", costs.ranks, " ranks"),
+                            time.latency * 1e6, time.per_byte * 1e9);
+    }
+  }
+  for (const auto& [name, codec] : costs.codecs) {
+    absl::StrAppendFormat(&text, "%-86s %5.2f GB/s, %5.2f GB/s\n", absl::StrCat("codec ", name, ": encodes, decodes f32 at"),
+                          1e-9 / codec.encode.per_byte, 1e-9 / codec.decode.per_byte);
+  }
+  return text;
+}
+
 absl::Status Calibrate(const CalibrateArgs& args, Communicator& world) {
   config::RuntimeConfig::Compute compute = config::RuntimeConfig::AUTO;
   config::RuntimeConfig::Compute_Parse(args.compute, &compute);
@@ -106,8 +139,10 @@ absl::Status Calibrate(const CalibrateArgs& args, Communicator& world) {
       measured.push_back({job, seconds[seconds.size() / 2]});
       peak = std::max(peak, MeasureProductPeak(*rank.pool, dtype));
     }
+    SHOAL_ASSIGN_OR_RETURN(const ExchangeCosts exchange, MeasureCosts(world));
     if (!first) return absl::OkStatus();
     Calibration calibration = fit.Fit();
+    calibration.exchange = exchange;
     calibration.key = {HostName(), world.size(), rank.pool->threads(), compute};
     calibration.product_peak = peak;
     SHOAL_RETURN_IF_ERROR(WriteCalibration(args.out, calibration));
@@ -123,6 +158,7 @@ absl::Status Calibrate(const CalibrateArgs& args, Communicator& world) {
           absl::StrCat(kModels[i].transformer, ", ", kModels[i].tokens, " x ", kModels[i].sequences),
           measured[i].seconds * 1e3, predicted * 1e3);
     }
+    std::cout << ExchangeLines(exchange);
     std::cout << absl::StrFormat("products run at %.1f GFLOP/s a rank\n%s holds the calibration of %s\n", peak / 1e9,
                                  args.out, calibration.key.Text());
     return absl::OkStatus();

@@ -93,7 +93,8 @@ int RunPlan(const JobArgs& args, int ranks) {
       job->runtime().has_threads_per_rank() ? job->runtime().threads_per_rank() : std::max(1, cores / ranks);
   const bool named = job->runtime().has_calibration();
   const auto calibration = FindCalibration(named ? job->runtime().calibration() : CalibrationPath(),
-                                           {HostName(), ranks, threads, job->runtime().compute()});
+                                           {HostName(), ranks, threads, job->runtime().compute()},
+                                           named ? CalibrationFile::kNamed : CalibrationFile::kUsual);
   if (!calibration.ok()) {
     if (named || !absl::IsNotFound(calibration.status())) return Fail(calibration.status());
     std::cout << "step time is not predicted: " << calibration.status().message() << "\n";

@@ -73,10 +73,13 @@ std::string StepJson(const StepRecord& r) {
     j["samples"] = r.samples;
   }
   if (!std::isnan(r.noise_scale)) j["noise_scale"] = number(r.noise_scale);
-  if (!std::isnan(r.codec_error)) {
-    j["codec_error"] = number(r.codec_error);
+  if (!std::isnan(r.codec_error)) j["codec_error"] = number(r.codec_error);
+  if (r.reduced_bytes > 0) {
     j["reduced_bytes"] = r.reduced_bytes;
+    j["reduce_exposed_seconds"] = r.reduce_exposed_seconds;
   }
+  if (r.compression_plan >= 0) j["compression_plan"] = r.compression_plan;
+  if (r.reduce_predicted_seconds >= 0) j["reduce_predicted_seconds"] = r.reduce_predicted_seconds;
   if (!r.skip_reason.empty()) j["skipped"] = r.skip_reason;
   if (!r.slowest_rank.empty()) {
     j["slowest_rank"] = r.slowest_rank;

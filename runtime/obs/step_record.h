@@ -26,7 +26,10 @@ struct StepRecord {
   double noise_scale = std::numeric_limits<double>::quiet_NaN();  // of gradients, in samples; NaN: not measured
   double codec_error =
       std::numeric_limits<double>::quiet_NaN();  // of encoded gradients: ||x - decoded|| / ||x||; NaN: none
-  int64_t reduced_bytes = 0;                     // of codes that rank 0 sends for them
+  int64_t reduced_bytes = 0;                     // of codes that rank 0 sends for them; 0: gradients have no codecs
+  int64_t compression_plan = -1;                 // the plan in force; < 0: nothing is planned
+  double reduce_exposed_seconds = 0;             // of exposed communication what reductions of gradients are
+  double reduce_predicted_seconds = -1;          // what the plan said of it; < 0: nothing
   std::string skip_reason;                       // empty: the step was taken
   double accuracy =
       std::numeric_limits<double>::quiet_NaN();  // share of the step's images that were classified correctly

@@ -25,7 +25,7 @@ constexpr int64_t kBlock = 64;
 constexpr float kHuge = std::numeric_limits<float>::max(), kTiny = std::numeric_limits<float>::denorm_min();
 
 std::vector<std::string> AllCodecs() {
-  std::vector<std::string> names = {"fp32", "bf16", "topk_1"};
+  std::vector<std::string> names = {"fp32", "topk_1"};
   for (const CodecFamily& family : CodecFamilies()) {
     for (const absl::string_view name : family.codecs) names.emplace_back(name);
   }

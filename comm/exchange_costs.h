@@ -1,0 +1,50 @@
+// What collectives and codecs cost on the machines at hand: time = latency + bytes * per_byte, measured, never assumed
+// (research/lgreco.md §6.1). What the compression planner counts with.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "comm/codec/codec.h"
+#include "comm/communicator.h"
+
+namespace shoal {
+
+struct LinearTime {
+  double latency = 0, per_byte = 0;  // seconds
+  double operator()(double bytes) const { return latency + bytes * per_byte; }
+};
+// By least squares on relative errors, neither term negative; points are (bytes, seconds).
+LinearTime FitLinearTime(absl::Span<const std::pair<double, double>> points);
+
+// Seconds of f32 bytes through one thread of a rank.
+struct CodecCosts {
+  LinearTime encode = {};  // with error feedback
+  LinearTime decode = {};
+};
+
+// Of collectives, by bytes of the whole tensor: of an all-reduce's, of what all-to-all and reduce-scatter take of a
+// rank, of what all-gather makes. The slowest rank counts.
+struct ExchangeCosts {
+  int ranks = 1;
+  LinearTime all_reduce = {}, reduce_scatter = {}, all_to_all = {}, all_gather = {};
+  std::map<std::string, CodecCosts> codecs = {};  // by name
+
+  // Seconds per f32 byte of a reduction through `codec`, whose code takes code_bytes of `bytes`: exchange alone, and
+  // the codec's own part. `scatter_only`: the sum stays with its owners (ZeRO 1).
+  enum class Half : uint8_t { kScatter, kAll };
+  double ExchangeSeconds(const Codec& codec, double bytes, double code_bytes, Half half) const;
+  double CodecSeconds(const Codec& codec, double bytes, Half half) const;
+  // Seconds of an encoded reduction of nothing.
+  double Latency(Half half) const;
+};
+
+// Collective: every rank calls it. Takes a second or two on links of 100 Mbit/s; `most_bytes` bounds the sizes tried.
+absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_bytes);
+// Adds codecs to them, all ranks at once as in training. Collective.
+absl::Status MeasureCodecs(Communicator& comm, absl::Span<const Codec* const> codecs, ExchangeCosts& costs);
+
+}  // namespace shoal

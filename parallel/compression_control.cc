@@ -1,0 +1,448 @@
+#include "parallel/compression_control.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "runtime/base/status.h"
+#include "runtime/base/str.h"
+
+namespace shoal {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kFloat = sizeof(float);
+// What is followed of errors, step by step.
+constexpr double kFollow = 0.1, kOver = 1.1, kFarOver = 4.0;  // weight of a step; relative to the budget's square
+constexpr int64_t kOverSteps = 20, kFarOverSteps = 3, kExactSteps = 100;
+constexpr double kWorthIt = 0.02;
+
+json ToJson(const LayerPlan& plan, const GradientCodecs& codecs) {
+  json names = json::array();
+  for (const int o : plan.option) names.push_back(std::string(codecs.options[o]->name()));
+  return {{"id", plan.id},
+          {"first_step", plan.first_step},
+          {"codecs", names},
+          {"relative_error", plan.relative_error},
+          {"relative_budget", plan.relative_budget},
+          {"cost", plan.cost},
+          {"bound", plan.bound},
+          {"uniform_cost", plan.uniform_cost},
+          {"exposed_seconds", plan.exposed_seconds},
+          {"bytes", plan.bytes},
+          {"uniform_bytes", plan.uniform_bytes},
+          {"plain_bytes", plan.plain_bytes},
+          {"notes", plan.notes}};
+}
+
+absl::StatusOr<LayerPlan> FromJson(const json& j, const GradientCodecs& codecs) {
+  LayerPlan plan;
+  try {
+    plan.id = j.at("id").get<int64_t>();
+    plan.first_step = j.at("first_step").get<int64_t>();
+    for (const json& name : j.at("codecs")) {
+      const auto at = std::find_if(codecs.options.begin(), codecs.options.end(),
+                                   [&](const Codec* c) { return c->name() == name.get<std::string>(); });
+      if (at == codecs.options.end())
+        return absl::NotFoundError(absl::StrCat("a plan uses ", name.get<std::string>(),
+                                                ", which is not among comm.compression.options"));
+      plan.option.push_back(static_cast<int>(at - codecs.options.begin()));
+    }
+    if (plan.option.size() != codecs.layers.size())
+      return absl::NotFoundError(
+          absl::StrCat("a plan is of ", plan.option.size(), " layers, this model has ", codecs.layers.size()));
+    plan.relative_error = j.at("relative_error").get<double>();
+    plan.relative_budget = j.at("relative_budget").get<double>();
+    plan.cost = j.at("cost").get<double>();
+    plan.bound = j.at("bound").get<double>();
+    plan.uniform_cost = j.at("uniform_cost").get<double>();
+    plan.exposed_seconds = j.at("exposed_seconds").get<double>();
+    plan.bytes = j.at("bytes").get<double>();
+    plan.uniform_bytes = j.at("uniform_bytes").get<double>();
+    plan.plain_bytes = j.at("plain_bytes").get<double>();
+    plan.notes = j.at("notes").get<std::string>();
+  } catch (const json::exception& e) {
+    return absl::DataLossError(absl::StrCat("a compression plan is damaged: ", e.what()));
+  }
+  return plan;
+}
+
+// "12 q3, 9 bf16": how many layers take what.
+std::string CountText(const LayerPlan& plan, const GradientCodecs& codecs) {
+  std::map<int, int> count;
+  for (const int o : plan.option) ++count[o];
+  std::vector<std::string> parts;
+  for (const auto& [option, n] : count) parts.push_back(absl::StrCat(n, " ", codecs.options[option]->name()));
+  return absl::StrJoin(parts, ", ");
+}
+
+}  // namespace
+
+CompressionControl::CompressionControl(const config::CompressionConfig& config, const std::vector<const Param*>& params,
+                                       const GradientCodecs& codecs, DataParallel& dp, Mesh& mesh, int zero_stage,
+                                       ExchangeCosts costs)
+    : config_(config),
+      params_(params),
+      codecs_(codecs),
+      dp_(dp),
+      mesh_(mesh),
+      zero_stage_(zero_stage),
+      costs_(std::move(costs)),
+      layer_of_(params.size(), -1) {
+  for (size_t l = 0; l < codecs.layers.size(); ++l) layer_of_[codecs.layers[l]] = static_cast<int>(l);
+  plan_.option.assign(codecs.layers.size(), 0);
+  mine_.errors.assign(codecs.layers.size() * codecs.options.size(), 0);
+  observe_from_ = config.warmup_steps() - config.lead_steps() - config.table_steps() + 1;
+}
+
+CompressionControl::~CompressionControl() {
+  if (planning_.valid()) planning_.wait();
+}
+
+absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
+  std::string news;
+  if (step == activate_at_) {
+    activate_at_ = -1;
+    SHOAL_ASSIGN_OR_RETURN(
+        const std::string text,
+        BroadcastString(mesh_.control(), PendingText(), 0, {.tag = absl::StrCat("compression plan of step ", step)}));
+    pending_.clear();
+    const json j = json::parse(text, nullptr, false);
+    if (j.is_object()) {
+      SHOAL_ASSIGN_OR_RETURN(plan_, FromJson(j, codecs_));
+      PutIntoForce(step);
+      news = absl::StrFormat(
+          "compression plan %d: %s; %s for %s of gradients (%s for all: %s), relative error %.4f of %.4f allowed, %.2f "
+          "%% from the bound%s%s",
+          plan_.id, CountText(plan_, codecs_), HumanBytes(plan_.bytes), HumanBytes(plan_.plain_bytes),
+          codecs_.options[codecs_.uniform]->name(), HumanBytes(plan_.uniform_bytes), plan_.relative_error,
+          plan_.relative_budget, plan_.cost > 0 ? 100 * (1 - plan_.bound / plan_.cost) : 0,
+          plan_.exposed_seconds >= 0 ? absl::StrFormat(", %.0f ms exposed predicted", plan_.exposed_seconds * 1e3) : "",
+          plan_.notes.empty() ? "" : absl::StrCat(" (", plan_.notes, ")"));
+    } else {
+      news = absl::StrCat("compression plan ", plan_.id, " stays: ", text);
+    }
+  }
+  if (Observes(step)) {
+    dp_.Observe([this](int param, const CodecInput& input) {
+      const int layer = layer_of_[param];
+      if (layer < 0) return;
+      std::vector<double> errors(codecs_.options.size());
+      if (!std::isfinite(OptionErrors(codecs_, input, absl::MakeSpan(errors))))
+        errors.assign(errors.size(), std::numeric_limits<double>::quiet_NaN());
+      double* row = mine_.errors.data() + static_cast<size_t>(layer) * errors.size();
+      for (size_t o = 0; o < errors.size(); ++o) row[o] += errors[o];
+    });
+  }
+  return news;
+}
+
+void CompressionControl::PutIntoForce(int64_t step) {
+  plan_.first_step = step;
+  std::vector<const Codec*> of(params_.size(), codecs_.options[0]);
+  for (size_t l = 0; l < plan_.option.size(); ++l) of[codecs_.layers[l]] = codecs_.options[plan_.option[l]];
+  dp_.SetCodecs(std::move(of));
+  followed_ = 0;
+  over_ = far_over_ = 0;
+  times_sum_ = {};
+  times_steps_ = 0;
+}
+
+absl::Status CompressionControl::EndStep(int64_t step, const RunErrors& errors, Outcome outcome) {
+  if (TimeMode() && !Observes(step)) {
+    // What is measured besides is no part of a step's times.
+    const auto buckets = dp_.bucket_times();
+    times_sum_.ready.resize(buckets.size());
+    double free_at = 0;
+    for (size_t b = 0; b < buckets.size(); ++b) {
+      times_sum_.ready[b] += buckets[b].ready;
+      times_sum_.busy += std::max(0.0, buckets[b].done - std::max(free_at, buckets[b].ready));
+      free_at = std::max(free_at, buckets[b].done);
+    }
+    times_sum_.backward_end += dp_.backward_end();
+    ++times_steps_;
+  }
+  if (outcome == Outcome::kTaken) Track(errors, step);
+  if (!Observes(step)) return absl::OkStatus();
+  ++mine_.steps;
+  if (outcome == Outcome::kSkipped) {
+    // Its errors mean nothing: the table is measured anew.
+    mine_.errors.assign(mine_.errors.size(), 0);
+    mine_.squares = 0;
+    mine_.steps = 0;
+    observe_from_ = step + 1;
+    return absl::OkStatus();
+  }
+  mine_.squares += errors.squares;
+  return step + 1 == observe_from_ + config_.table_steps() ? FinishTable(step) : absl::OkStatus();
+}
+
+absl::Status CompressionControl::FinishTable(int64_t step) {
+  if (planning_.valid()) planning_.wait();
+  Table whole = mine_;
+  SHOAL_ASSIGN_OR_RETURN(whole.errors, AllReduceValues(mesh_.control(), std::move(whole.errors), ReduceOp::kSum,
+                                                       {.tag = "compression table"}));
+  mine_ = {std::vector<double>(mine_.errors.size()), 0, 0};
+  if (TimeMode() && times_steps_ > 0) {
+    // Readiness is that of the latest rank; a reduction starts in earnest when the last rank enters, so that it took as
+    // long as for whoever came last.
+    std::vector<double> times = times_sum_.ready;
+    times.push_back(times_sum_.backward_end);
+    times.push_back(-times_sum_.busy);
+    for (double& t : times) t /= static_cast<double>(times_steps_);
+    SHOAL_ASSIGN_OR_RETURN(times, AllReduceValues(mesh_.control(), std::move(times), ReduceOp::kMax,
+                                                  {.tag = "compression times"}));
+    times_.busy = -times.back();
+    times.pop_back();
+    times_.backward_end = times.back();
+    times.pop_back();
+    times_.ready = std::move(times);
+    CorrectCosts();
+  }
+  if (!std::all_of(whole.errors.begin(), whole.errors.end(), [](double e) { return std::isfinite(e); })) {
+    observe_from_ = step + config_.replan_every_steps();
+    return absl::OkStatus();
+  }
+  table_ = std::move(whole);
+  StartPlanning(step + config_.lead_steps());
+  // The first plan is looked at again when its own effect is known.
+  const int64_t next = plan_.id == 0 ? config_.lead_steps() : config_.replan_every_steps();
+  observe_from_ = activate_at_ + next;
+  return absl::OkStatus();
+}
+
+// What an active plan took, against what it was to take: of exchange from steps that encode nothing, of codecs from the
+// others.
+void CompressionControl::CorrectCosts() {
+  double exchange = 0, codec = 0;
+  for (size_t p = 0; p < params_.size(); ++p) {
+    const int layer = layer_of_[p];
+    const Codec& c = *codecs_.options[layer < 0 ? 0 : plan_.option[layer]];
+    const double bytes = static_cast<double>(params_[p]->size()) * kFloat;
+    exchange += costs_.ExchangeSeconds(c, bytes, static_cast<double>(c.Bytes(params_[p]->size())), half());
+    codec += costs_.CodecSeconds(c, bytes, half());
+  }
+  exchange += costs_.Latency(half()) * static_cast<double>(dp_.plan().buckets.size());
+  constexpr double kLeast = 0.2, kMost = 5;
+  if (codec == 0 && exchange > 0) {
+    exchange_factor_ = std::clamp(times_.busy / exchange, kLeast, kMost);
+  } else if (codec > 0) {
+    codec_factor_ = std::clamp((times_.busy - exchange_factor_ * exchange) / codec, kLeast, kMost);
+  }
+}
+
+CompressionProblem CompressionControl::ProblemOf(const Table& table, double tightness) const {
+  CompressionProblem problem;
+  const size_t options = codecs_.options.size();
+  for (size_t l = 0; l < codecs_.layers.size(); ++l) {
+    const int64_t size = params_[codecs_.layers[l]]->size();
+    auto& row = problem.layers.emplace_back(options);
+    for (size_t o = 0; o < options; ++o) {
+      const Codec& codec = *codecs_.options[o];
+      const auto code_bytes = static_cast<double>(codec.Bytes(size));
+      const double bytes = static_cast<double>(size) * kFloat;
+      row[o].cost = TimeMode() ? exchange_factor_ * costs_.ExchangeSeconds(codec, bytes, code_bytes, half()) +
+                                     codec_factor_ * costs_.CodecSeconds(codec, bytes, half())
+                               : code_bytes;
+      row[o].error_squares = table.errors[l * options + o];
+    }
+    problem.fallback.push_back(codecs_.uniform);
+    problem.budget += config_.error_budget() * row[static_cast<size_t>(codecs_.uniform)].error_squares;
+  }
+  // Where the budget is but that of the default, the default is within it whatever sums round to.
+  if (tightness < 1) problem.budget *= tightness;
+  return problem;
+}
+
+OverlapProblem CompressionControl::OverlapOf(CompressionProblem layers) const {
+  OverlapProblem p;
+  p.layers = std::move(layers);
+  const size_t options = codecs_.options.size(), buckets = dp_.plan().buckets.size();
+  p.ready = times_.ready;
+  p.ready.resize(buckets);
+  p.backward_end = times_.backward_end;
+  p.bucket_seconds.assign(buckets, exchange_factor_ * costs_.Latency(half()));
+  std::vector<double> stolen(buckets);
+  for (size_t l = 0; l < codecs_.layers.size(); ++l) {
+    const int param = codecs_.layers[l];
+    p.bucket_of.push_back(dp_.plan().bucket_of[param]);
+    auto& row = p.stolen.emplace_back(options);
+    for (size_t o = 0; o < options; ++o)
+      row[o] = costs_.CodecSeconds(*codecs_.options[o], static_cast<double>(params_[param]->size()) * kFloat, half());
+    stolen[static_cast<size_t>(p.bucket_of.back())] += row[static_cast<size_t>(plan_.option[l])];
+  }
+  for (size_t param = 0; param < params_.size(); ++param) {
+    if (layer_of_[param] >= 0) continue;
+    const double bytes = static_cast<double>(params_[param]->size()) * kFloat;
+    p.bucket_seconds[static_cast<size_t>(dp_.plan().bucket_of[param])] +=
+        exchange_factor_ * costs_.ExchangeSeconds(*codecs_.options[0], bytes, bytes, half());
+  }
+  // As it would be without the codes of the plan in force, which put off what was ready after them.
+  double late = 0;
+  for (size_t b = 0; b < buckets; ++b) {
+    p.ready[b] = std::max(b == 0 ? 0 : p.ready[b - 1], p.ready[b] - late);
+    late += stolen[b];
+  }
+  p.backward_end = std::max(buckets > 0 ? p.ready.back() : 0, p.backward_end - late);
+  return p;
+}
+
+LayerPlan CompressionControl::Planned(const Table& table, double tightness) const {
+  const CompressionProblem problem = ProblemOf(table, tightness);
+  LayerPlan plan;
+  plan.id = plan_.id + 1;
+  const auto take = [&](const CompressionPlan& from) {
+    plan.option = from.option;
+    plan.cost = from.cost;
+    plan.bound = from.bound;
+    plan.notes = from.notes;
+    plan.relative_error = std::sqrt(from.error_squares / table.squares);
+  };
+  const auto stay = [&](absl::string_view why) {
+    plan.option.clear();
+    plan.notes = std::string(why);
+    return plan;
+  };
+  if (!(table.squares > 0)) return stay("the gradients are zero");
+  double current_cost = 0;
+  if (TimeMode()) {
+    const OverlapProblem overlap = OverlapOf(problem);
+    const auto best = PlanWithOverlap(overlap);
+    if (!best.ok()) return stay(best.status().message());
+    take(*best);
+    plan.exposed_seconds = std::max(0.0, best->exposed_seconds);
+    plan.uniform_cost = StepEnd(overlap, problem.fallback);
+    current_cost = StepEnd(overlap, plan_.option);
+  } else {
+    const auto best = PlanCompression(problem);
+    if (!best.ok()) return stay(best.status().message());
+    take(*best);
+    for (size_t l = 0; l < plan_.option.size(); ++l) {
+      plan.uniform_cost += problem.layers[l][problem.fallback[l]].cost;
+      current_cost += problem.layers[l][plan_.option[l]].cost;
+    }
+  }
+  double current_error = 0;
+  for (size_t l = 0; l < plan_.option.size(); ++l) current_error += problem.layers[l][plan_.option[l]].error_squares;
+  if (plan_.id > 0 && current_error <= problem.budget && plan.cost > (1 - kWorthIt) * current_cost)
+    return stay("a new one would be worth less than 2 %");
+  plan.relative_budget = std::sqrt(problem.budget / table.squares);
+  for (size_t p = 0; p < params_.size(); ++p) {
+    const int layer = layer_of_[p];
+    const int64_t size = params_[p]->size();
+    plan.bytes += static_cast<double>(codecs_.options[layer < 0 ? 0 : plan.option[layer]]->Bytes(size));
+    plan.uniform_bytes += static_cast<double>(codecs_.options[layer < 0 ? 0 : codecs_.uniform]->Bytes(size));
+    plan.plain_bytes += static_cast<double>(size) * kFloat;
+  }
+  return plan;
+}
+
+// Rank 0 plans beside training; what it reads meanwhile changes only once the plan has been asked for.
+void CompressionControl::StartPlanning(int64_t first_step) {
+  if (planning_.valid()) planning_.wait();
+  activate_at_ = first_step;
+  pending_.clear();
+  if (mesh_.rank() != 0) return;
+  const auto plan = [this, table = table_, tightness = tightness_, first_step] {
+    LayerPlan planned = Planned(table, tightness);
+    planned.first_step = first_step;
+    return planned.option.empty() && !codecs_.layers.empty() ? planned.notes : ToJson(planned, codecs_).dump();
+  };
+  planning_ = std::async(std::launch::async, plan);
+}
+
+std::string CompressionControl::PendingText() {
+  if (planning_.valid()) pending_ = planning_.get();
+  return pending_;
+}
+
+void CompressionControl::Track(const RunErrors& errors, int64_t step) {
+  if (plan_.id == 0 || !(errors.squares > 0) || !(plan_.relative_budget > 0)) return;
+  const double relative = errors.error_squares / errors.squares, allowed = plan_.relative_budget * plan_.relative_budget;
+  followed_ = followed_ == 0 ? relative : (1 - kFollow) * followed_ + kFollow * relative;
+  far_over_ = relative > kFarOver * allowed ? far_over_ + 1 : 0;
+  over_ = followed_ > kOver * allowed ? over_ + 1 : 0;
+  if (far_over_ >= kFarOverSteps) {
+    if (planning_.valid()) planning_.wait();
+    planning_ = {};
+    pending_.clear();
+    plan_.option.assign(plan_.option.size(), 0);
+    plan_.notes = "errors were far above the budget";
+    PutIntoForce(step + 1);
+    observe_from_ = step + 1 + kExactSteps;
+    activate_at_ = -1;
+  } else if (over_ >= kOverSteps && activate_at_ < 0 && table_.steps > 0) {
+    tightness_ = std::max(0.1, tightness_ * allowed / followed_);
+    over_ = 0;
+    StartPlanning(step + config_.lead_steps());
+  }
+}
+
+std::string CompressionControl::PlanJson() const {
+  json j = ToJson(plan_, codecs_);
+  json layers = json::array(), bits = json::array();
+  for (size_t l = 0; l < codecs_.layers.size(); ++l) {
+    const Param& param = *params_[codecs_.layers[l]];
+    layers.push_back(param.name);
+    bits.push_back(8.0 * static_cast<double>(codecs_.options[plan_.option[l]]->Bytes(param.size())) /
+                   static_cast<double>(param.size()));
+  }
+  j["layers"] = layers;
+  j["bits_per_element"] = bits;
+  return j.dump();
+}
+
+void CompressionControl::VisitState(StateVisitor& visitor) {
+  constexpr char kState[] = "compression.control";
+  if (!visitor.Has(kState)) return;
+  // A pending plan is waited for: rank 0's is what all will take.
+  json j = {{"plan", ToJson(plan_, codecs_)},
+            {"pending", mesh_.rank() == 0 ? PendingText() : ""},
+            {"activate_at", activate_at_},
+            {"observe_from", observe_from_},
+            {"tightness", tightness_},
+            {"followed", followed_},
+            {"over", over_},
+            {"far_over", far_over_},
+            {"table", table_.errors},
+            {"table_squares", table_.squares},
+            {"table_steps", table_.steps},
+            {"mine_squares", mine_.squares},
+            {"mine_steps", mine_.steps}};
+  std::string text = j.dump();
+  const std::string before = text;
+  visitor.Blob(kState, text);
+  constexpr char kTables[] = "compression.tables";
+  const int64_t n = static_cast<int64_t>(mine_.errors.size()), ranks = mesh_.size();
+  int64_t saved_ranks = ranks, saved_size = n;
+  visitor.Scalar("compression.ranks", saved_ranks);
+  visitor.Scalar("compression.table_size", saved_size);
+  if (saved_ranks == ranks && saved_size == n && n > 0)
+    visitor.Shard(kTables, Tensor::Borrow(mine_.errors.data(), {n}, DType::kF64), {{ranks * n}, {mesh_.rank() * n}, {n}});
+  if (text == before) return;
+  const json loaded = json::parse(text, nullptr, false);
+  if (!loaded.is_object()) return;
+  auto plan = FromJson(loaded.at("plan"), codecs_);
+  if (!plan.ok()) return;  // other options or layers: it is planned anew
+  plan_ = *std::move(plan);
+  const int64_t first_step = plan_.first_step;
+  if (plan_.id > 0) PutIntoForce(first_step);
+  pending_ = loaded.at("pending").get<std::string>();
+  activate_at_ = loaded.at("activate_at").get<int64_t>();
+  observe_from_ = loaded.at("observe_from").get<int64_t>();
+  tightness_ = loaded.at("tightness").get<double>();
+  followed_ = loaded.at("followed").get<double>();
+  over_ = loaded.at("over").get<int64_t>();
+  far_over_ = loaded.at("far_over").get<int64_t>();
+  if (saved_size == n) table_ = {loaded.at("table").get<std::vector<double>>(), loaded.at("table_squares").get<double>(),
+                                 loaded.at("table_steps").get<int64_t>()};
+  mine_.squares = loaded.at("mine_squares").get<double>();
+  mine_.steps = loaded.at("mine_steps").get<int64_t>();
+}
+
+}  // namespace shoal

@@ -1,0 +1,110 @@
+// CompressionControl: measures the errors of all codecs in training, has plans made of them, and puts them into force.
+//
+//   exact until warmup_steps; in the table_steps steps that end lead_steps before, every rank adds up the squared
+//   errors that each option would make of what it encodes, as a worker and as an owner -> one all-reduce -> rank 0 plans
+//   on a thread of its own while training goes on -> at the activation step it broadcasts the plan, and all take it up.
+//   Again soon after, when its own effect on times is known, and then every replan_every_steps.
+//
+// Budget: `error_budget` times the squared error that `codec` for all would make, of the same tables (research/lgreco.md
+// §6.2). What codes really leave is followed step by step: 10 % more than the budget for 20 steps tightens it at once,
+// on the last table; four times the squared error for 3 steps returns to exact for 100. A table with a NaN, or a budget
+// that nothing meets, leaves the plan as it is. A new plan must be worth 2 %.
+#pragma once
+
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "comm/compression_planner.h"
+#include "comm/exchange_costs.h"
+#include "parallel/data_parallel.h"
+#include "parallel/gradient_codecs.h"
+#include "parallel/mesh.h"
+#include "parallel/state.h"
+
+namespace shoal {
+
+// A plan as it is broadcast, logged to plans/compression.jsonl and kept in checkpoints.
+struct LayerPlan {
+  int64_t id = 0;          // 0: exact, before there was one
+  int64_t first_step = 0;  // that it is in force
+  std::vector<int> option;             // of each planned layer, into GradientCodecs::options
+  double relative_error = 0;           // sqrt(sum of squared errors / sum of squares of what is encoded), as predicted
+  double relative_budget = 0;          // likewise, of the budget
+  double cost = 0, bound = 0;          // bytes, or seconds until the last bucket is there
+  double uniform_cost = 0;             // of the uniform default
+  double exposed_seconds = -1;         // predicted; < 0: LGRECO_BYTES does not know
+  double bytes = 0, uniform_bytes = 0, plain_bytes = 0;  // of codes, of the default's, of f32
+  std::string notes;
+};
+
+class CompressionControl : public Stateful {
+ public:
+  // `config` is of a planned mode; all arguments outlive it. `costs` only where the mode is LGRECO_TIME.
+  CompressionControl(const config::CompressionConfig& config, const std::vector<const Param*>& params,
+                     const GradientCodecs& codecs, DataParallel& dp, Mesh& mesh, int zero_stage, ExchangeCosts costs);
+  ~CompressionControl() override;
+
+  // Before DataParallel::BeginMicroBatch of step `step` (1 is the first). Returns what is new, for the log: empty, or a
+  // plan that comes into force. Collective at activation steps.
+  absl::StatusOr<std::string> BeginStep(int64_t step);
+  // After its reductions: `errors` summed over ranks. kSkipped: nothing of the step counts. Collective where a table is
+  // whole.
+  enum class Outcome : uint8_t { kTaken, kSkipped };
+  absl::Status EndStep(int64_t step, const RunErrors& errors, Outcome outcome);
+
+  const LayerPlan& plan() const { return plan_; }
+  // One line of plans/compression.jsonl: the plan, with each layer's name, codec and bits per element.
+  std::string PlanJson() const;
+
+  // Plan, pending plan, tables and what is followed: a resumed run plans on as if it had never stopped.
+  void VisitState(StateVisitor& visitor) override;
+
+ private:
+  struct Table {
+    std::vector<double> errors;  // [layer * options]
+    double squares = 0;          // of what was encoded
+    int64_t steps = 0;
+  };
+  struct Times {
+    std::vector<double> ready;  // of each bucket, on the latest rank
+    double backward_end = 0, busy = 0;
+  };
+  bool Observes(int64_t step) const { return step >= observe_from_ && step < observe_from_ + config_.table_steps(); }
+  bool TimeMode() const { return config_.mode() == config::CompressionConfig::LGRECO_TIME; }
+  ExchangeCosts::Half half() const {
+    return zero_stage_ == 0 ? ExchangeCosts::Half::kAll : ExchangeCosts::Half::kScatter;
+  }
+  absl::Status FinishTable(int64_t step);
+  CompressionProblem ProblemOf(const Table& table, double tightness) const;
+  OverlapProblem OverlapOf(CompressionProblem layers) const;
+  void CorrectCosts();
+  void StartPlanning(int64_t first_step);
+  LayerPlan Planned(const Table& table, double tightness) const;
+  std::string PendingText();
+  void PutIntoForce(int64_t step);
+  void Track(const RunErrors& errors, int64_t step);
+
+  const config::CompressionConfig& config_;
+  const std::vector<const Param*>& params_;
+  const GradientCodecs& codecs_;
+  DataParallel& dp_;
+  Mesh& mesh_;
+  const int zero_stage_;
+  ExchangeCosts costs_;
+  std::vector<int> layer_of_;  // by Param::id; -1: exempt
+  LayerPlan plan_;
+  Table mine_, table_;  // under way, of this rank; the last whole one, of all
+  Times times_sum_, times_;
+  int64_t times_steps_ = 0;
+  double exchange_factor_ = 1, codec_factor_ = 1;  // measured over predicted
+  int64_t observe_from_ = 0, activate_at_ = -1;    // -1: no plan is pending
+  std::future<std::string> planning_;              // rank 0's
+  std::string pending_;                            // its result, once asked for; or from a checkpoint
+  double tightness_ = 1, followed_ = 0;  // share of the budget that plans may spend; EMA of the relative squared error
+  int64_t over_ = 0, far_over_ = 0;      // steps in a row
+};
+
+}  // namespace shoal
