@@ -305,30 +305,39 @@ void GridErrorsLoop(const QuantiserGrid* grids, bool nearest, const float* x, in
   }
 }
 
-// Three steps bring 8 fields of a word together: fields of width w, one in every 2^s bits, become pairs of width 2 w in
-// every 2^(s + 1) bits.
-struct Packing {
-  uint64_t low[3], high[3];
-  int shift[3];
-  HWY_INLINE explicit Packing(int bits) {
-    for (int s = 0; s < 3; ++s) {
-      const int apart = 8 << s, width = bits << s;
-      const uint64_t field = (uint64_t{1} << width) - 1;
-      low[s] = 0;
-      for (int at = 0; at < 64; at += 2 * apart) low[s] |= field << at;
-      high[s] = low[s] << apart;
-      shift[s] = apart - width;
-    }
-  }
-};
-HWY_INLINE uint64_t Word(const uint8_t* from) {
-  uint64_t word;
-  std::memcpy(&word, from, sizeof(word));
-  return word;
+// Three steps bring 8 fields of a word together: step s makes, of fields of width w = kBits << s, one in every 8 << s
+// bits, pairs of width 2 w in every 16 << s bits.
+using LongWords = hn::Repartition<uint64_t, Doubles>;
+template <int kBits>
+constexpr uint64_t LowFields(int step) {
+  uint64_t fields = 0;
+  for (int at = 0; at < 64; at += 16 << step) fields |= ((uint64_t{1} << (kBits << step)) - 1) << at;
+  return fields;
 }
+template <int kBits, int kStep>
+HWY_INLINE hn::Vec<LongWords> Join(hn::Vec<LongWords> w) {
+  constexpr int kApart = 8 << kStep;
+  const auto low = hn::Set(LongWords(), LowFields<kBits>(kStep)), high = hn::ShiftLeft<kApart>(low);
+  return hn::Or(hn::And(w, low), hn::ShiftRight<kApart - (kBits << kStep)>(hn::And(w, high)));
+}
+template <int kBits, int kStep>
+HWY_INLINE hn::Vec<LongWords> Part(hn::Vec<LongWords> w) {
+  constexpr int kApart = 8 << kStep;
+  const auto low = hn::Set(LongWords(), LowFields<kBits>(kStep)), high = hn::ShiftLeft<kApart>(low);
+  return hn::Or(hn::And(w, low), hn::And(hn::ShiftLeft<kApart - (kBits << kStep)>(w), high));
+}
+// words[i] = fn(words[i]); there is room for whole vectors.
+template <class F>
+HWY_INLINE void ForWords(int64_t n, uint64_t* words, F fn) {
+  const LongWords d;
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
+    hn::StoreU(fn(hn::LoadU(d, words + i)), d, words + i);
+  }
+}
+constexpr int64_t kMostWords = kMostElements / 8 + kLanes;
 
 template <int kBits>
-void Pack(const uint8_t* __restrict q, int64_t n, uint8_t* __restrict code) {
+void Pack(const uint8_t* q, int64_t n, uint8_t* code) {
   if constexpr (kBits == 8) {
     std::memcpy(code, q, static_cast<size_t>(n));
   } else if constexpr (kBits == 4) {
@@ -338,19 +347,19 @@ void Pack(const uint8_t* __restrict q, int64_t n, uint8_t* __restrict code) {
       code[i] = static_cast<uint8_t>(pair | pair >> 4);
     }
   } else {
-    const Packing p(kBits);
-    for (int64_t i = 0; i < n; i += 8, code += kBits) {
-      uint64_t w = Word(q + i);
-      w = (w & p.low[0]) | (w & p.high[0]) >> p.shift[0];
-      w = (w & p.low[1]) | (w & p.high[1]) >> p.shift[1];
-      w = (w & p.low[2]) | (w & p.high[2]) >> p.shift[2];
-      std::memcpy(code, &w, kBits);
-    }
+    if (n == 0) return;
+    HWY_ALIGN uint64_t words[kMostWords];
+    std::memcpy(words, q, static_cast<size_t>(n));
+    ForWords(n / 8, words, [](auto w) HWY_ATTR { return Join<kBits, 2>(Join<kBits, 1>(Join<kBits, 0>(w))); });
+    // Whole words are stored, of which the next ones overwrite what is too much, while that stays inside the code.
+    int64_t i = 0;
+    for (; kBits * i + 8 <= n / 8 * kBits; ++i) std::memcpy(code + kBits * i, words + i, 8);
+    for (; i < n / 8; ++i) std::memcpy(code + kBits * i, words + i, kBits);
   }
 }
 
 template <int kBits>
-void Unpack(const uint8_t* __restrict code, int64_t n, uint8_t* __restrict q) {
+void Unpack(const uint8_t* code, int64_t n, uint8_t* q) {
   if constexpr (kBits == 8) {
     std::memcpy(q, code, static_cast<size_t>(n));
   } else if constexpr (kBits == 4) {
@@ -359,15 +368,12 @@ void Unpack(const uint8_t* __restrict code, int64_t n, uint8_t* __restrict q) {
       std::memcpy(q + 2 * i, &pair, sizeof(pair));
     }
   } else {
-    const Packing p(kBits);
-    for (int64_t i = 0; i < n; i += 8, code += kBits) {
-      uint64_t w = 0;
-      std::memcpy(&w, code, kBits);
-      w = (w & p.low[2]) | (w << p.shift[2] & p.high[2]);
-      w = (w & p.low[1]) | (w << p.shift[1] & p.high[1]);
-      w = (w & p.low[0]) | (w << p.shift[0] & p.high[0]);
-      std::memcpy(q + i, &w, sizeof(w));
-    }
+    HWY_ALIGN uint64_t words[kMostWords];
+    int64_t i = 0;
+    for (; kBits * i + 8 <= n / 8 * kBits; ++i) std::memcpy(words + i, code + kBits * i, 8);
+    for (; i < n / 8; ++i) std::memcpy(words + i, code + kBits * i, kBits);
+    ForWords(n / 8, words, [](auto w) HWY_ATTR { return Part<kBits, 0>(Part<kBits, 1>(Part<kBits, 2>(w))); });
+    std::memcpy(q, words, static_cast<size_t>(n));
   }
 }
 
