@@ -8,6 +8,7 @@
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "comm/codec/kernels.cc"
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 
@@ -16,6 +17,9 @@ namespace shoal {
 namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
+
+// Elements between what is in work and what is prefetched: the hardware's own prefetching starts anew with every page.
+constexpr int64_t kAhead = 1024;
 
 // Whatever the width of vectors, 16 elements are taken at once and element i adds to lane i % 16 of sums.
 constexpr int kLanes = 16;
@@ -89,6 +93,8 @@ HWY_INLINE Stretch Load(const float* gradient, const float* residual, float scal
       const int64_t at = i + v * kWidth;
       Vector value = hn::LoadU(d, gradient + at);
       if constexpr (kResidual) value = hn::Add(value, hn::Mul(scales, hn::LoadU(d, residual + at)));
+      hwy::Prefetch(gradient + at + kAhead);
+      if constexpr (kResidual) hwy::Prefetch(residual + at + kAhead);
       hn::StoreU(value, d, x + at);
       min[v] = hn::Min(min[v], value);
       max[v] = hn::Max(max[v], value);
@@ -135,7 +141,12 @@ HWY_INLINE Collected Collect(const float* gradient, const float* residual, float
       const int64_t at = i + v * kWidth;
       Vector value = hn::LoadU(d, gradient + at);
       if constexpr (kResidual) value = hn::Add(value, hn::Mul(scales, hn::LoadU(d, residual + at)));
-      if (left != nullptr) hn::StoreU(value, d, left + at);
+      hwy::Prefetch(gradient + at + kAhead);
+      if constexpr (kResidual) hwy::Prefetch(residual + at + kAhead);
+      if (left != nullptr) {
+        hwy::Prefetch(left + at + kAhead);
+        hn::StoreU(value, d, left + at);
+      }
       const auto taken = hn::Gt(hn::And(hn::BitCast(Ints(), value), magnitudes), below);
       squares.Add(v, hn::IfThenZeroElse(hn::RebindMask(d, taken), value));
       if (hn::AllFalse(Ints(), taken)) continue;
@@ -216,6 +227,7 @@ HWY_INLINE double Quantise(const QuantiserGrid& grid, int64_t n, const float* x,
   Squares squares;
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
+    if (left != nullptr) hwy::Prefetch(left + i + kAhead);
     QuantiseLanes<kRounding>(g, x + i, draws + i, q + i, left == nullptr ? nullptr : left + i, squares);
   }
   if (i == n) return squares.Sum(nullptr, 0);
@@ -240,6 +252,7 @@ HWY_INLINE void Dequantise(const QuantiserGrid& grid, const uint8_t* q, int64_t 
   const GridVectors g(grid);
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
+    hwy::Prefetch(out + i + kAhead);
     const Vector value = g.Value(hn::ConvertTo(d, hn::PromoteTo(Ints(), hn::LoadU(Bytes(), q + i))));
     hn::StoreU(kAdd ? hn::Add(hn::LoadU(d, out + i), value) : value, d, out + i);
   }
