@@ -1,6 +1,6 @@
 // The vectorised inner loops of codecs, one per dispatch target. No multiplication is fused with an addition
-// (-ffp-contract=off) and sums have 16 lanes, so every target gives the same bytes and the same sums. Arrays do not
-// overlap, but where it says so.
+// (-ffp-contract=off), but where the product is exact, and sums have 16 lanes: every target gives the same bytes and
+// the same sums. Arrays do not overlap, but where it says so.
 #pragma once
 
 #include <array>

@@ -46,7 +46,7 @@ uint32_t LikelyThreshold(const std::vector<uint32_t>& sample, double density, do
   return std::clamp<uint32_t>(sample[static_cast<size_t>(deep)], 1, kInfiniteBits);
 }
 
-// The elements that are not below a threshold, in order.
+// The elements that are not below a threshold, in order: seldom many more than are kept.
 struct Candidates {
   std::vector<uint32_t> indices;
   std::vector<float> values;
@@ -87,7 +87,7 @@ class TopK : public Codec {
     Candidates candidates;
     for (double slack = 1;; slack *= 8) {
       const uint32_t least = LikelyThreshold(sample, density_, slack);
-      candidates = Collect(from, least, kept + kept / 2);
+      candidates = Collect(from, least, std::min(input.size, kept + kept / 2));
       if (candidates.size() >= kept || least == 1) break;
       // `left` is x by now, and the gradient that it may lie over is gone.
       if (input.left != nullptr) from = {.gradient = input.left, .size = input.size, .left = input.left};
