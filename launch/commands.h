@@ -80,8 +80,9 @@ struct BenchArgs {
   JobArgs job;
   int threads = 2, warmup = 2, steps = 5;
   int64_t tokens = 16384, heads = 1, head_size = 64;
-  std::string kind = "adamw";        // of optimizer
-  int64_t parameters = 100'000'000;  // of optimizer
+  std::string kind = "adamw";         // of optimizer
+  std::string codec;                  // of codec; empty: every codec
+  std::optional<int64_t> parameters;  // of optimizer (100 million) and codec (16 Mi)
   std::string
       folder;  // of checkpoint and tracing; empty: bench-<what>. Of parity: data. Of images: likewise; empty: made up
 };

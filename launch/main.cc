@@ -240,11 +240,11 @@ int main(int argc, char** argv) {
   bench
       ->add_option(
           "what", bench_args.what,
-          "probe, step, batches, attention, activations, checkpoint, tracing, images, conv, parity, optimizer or "
-          "muon")
+          "probe, step, batches, attention, activations, checkpoint, tracing, images, conv, parity, optimizer, "
+          "muon or codec")
       ->required()
       ->check(CLI::IsMember({"probe", "step", "batches", "attention", "activations", "checkpoint", "tracing", "images",
-                             "conv", "parity", "optimizer", "muon"}));
+                             "conv", "parity", "optimizer", "muon", "codec"}));
   bench->add_option("job", bench_args.job.job, "job file, for step, conv and others");
   bench->add_option("--set", bench_args.job.sets, "override a field of the job")->expected(1)->take_all();
   bench->add_option("--threads", bench_args.threads, "threads per rank")->check(CLI::PositiveNumber);
@@ -254,7 +254,9 @@ int main(int argc, char** argv) {
   bench->add_option("--heads", bench_args.heads, "of attention");
   bench->add_option("--head-size", bench_args.head_size, "of attention");
   bench->add_option("--kind", bench_args.kind, "of optimizer: adamw, clip_adamw, lars or lamb");
-  bench->add_option("--parameters", bench_args.parameters, "of optimizer")->check(CLI::PositiveNumber);
+  bench->add_option("--parameters", bench_args.parameters, "elements, of optimizer and codec")
+      ->check(CLI::PositiveNumber);
+  bench->add_option("--codec", bench_args.codec, "of codec: q4, topk_0.01, ...; default every one");
   bench->add_option("--folder", bench_args.folder,
                     "of checkpoint and tracing: on the disk to measure; of images and parity: data to read");
   bench->callback([&] { code = shoal::RunBench(bench_args); });

@@ -8,6 +8,7 @@
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "comm/codec/kernels.cc"
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 
@@ -15,181 +16,385 @@ HWY_BEFORE_NAMESPACE();
 namespace shoal {
 namespace HWY_NAMESPACE {
 
-constexpr int kLanes = 16;
+namespace hn = hwy::HWY_NAMESPACE;
 
-// fn(element, lane) for all elements, lane = element % 16.
-template <class F>
-HWY_INLINE void ForLanes(int64_t n, F fn) {
+// Elements between what is in work and what is prefetched: the hardware's own prefetching starts anew with every page.
+constexpr int64_t kAhead = 1024;
+
+// Whatever the width of vectors, 16 elements are taken at once and element i adds to lane i % 16 of sums.
+constexpr int kLanes = 16;
+using Floats = hn::CappedTag<float, kLanes>;
+#if HWY_TARGET == HWY_SCALAR
+using Doubles = hn::Rebind<double, Floats>;
+#else
+using Doubles = hn::Repartition<double, Floats>;
+#endif
+using Words = hn::RebindToUnsigned<Floats>;
+using Ints = hn::RebindToSigned<Floats>;
+using Bytes = hn::Rebind<uint8_t, Floats>;
+using Vector = hn::Vec<Floats>;
+constexpr int kWidth = static_cast<int>(hn::MaxLanes(Floats())), kVectors = kLanes / kWidth;
+
+template <class T, class F>
+HWY_INLINE T Fold(T* lanes, F fn) {
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) lanes[l] = fn(lanes[l], lanes[l + half]);
+  }
+  return lanes[0];
+}
+HWY_INLINE double SumOf(double* lanes) {
+  return Fold(lanes, [](double a, double b) { return a + b; });
+}
+
+// Sums of squares in double. The square of a float is exact there, so that fusing it with the sum changes no bits.
+class Squares {
+ public:
+  HWY_INLINE Squares() {
+    for (int v = 0; v < kVectors; ++v) low_[v] = high_[v] = hn::Zero(Doubles());
+  }
+  HWY_INLINE void Add(int v, Vector x) {
+#if HWY_TARGET == HWY_SCALAR
+    const auto whole = hn::PromoteTo(Doubles(), x);
+    low_[v] = hn::MulAdd(whole, whole, low_[v]);
+#else
+    const hn::Half<Floats> half;
+    const auto low = hn::PromoteTo(Doubles(), hn::LowerHalf(half, x));
+    const auto high = hn::PromoteTo(Doubles(), hn::UpperHalf(half, x));
+    low_[v] = hn::MulAdd(low, low, low_[v]);
+    high_[v] = hn::MulAdd(high, high, high_[v]);
+#endif
+  }
+  // With the elements behind the last 16.
+  HWY_INLINE double Sum(const float* rest, int64_t n) const {
+    HWY_ALIGN double lanes[kLanes];
+    for (int v = 0; v < kVectors; ++v) {
+      hn::Store(low_[v], Doubles(), lanes + v * kWidth);
+      if (kWidth > 1) hn::Store(high_[v], Doubles(), lanes + v * kWidth + kWidth / 2);
+    }
+    for (int64_t l = 0; l < n; ++l) lanes[l] += static_cast<double>(rest[l]) * static_cast<double>(rest[l]);
+    return SumOf(lanes);
+  }
+
+ private:
+  hn::Vec<Doubles> low_[kVectors], high_[kVectors];
+};
+
+template <bool kResidual>
+HWY_INLINE Stretch Load(const float* gradient, const float* residual, float scale, int64_t n, float* x) {
+  const Floats d;
+  const Vector scales = hn::Set(d, scale);
+  const auto scalar = [&](int64_t i) HWY_ATTR { return kResidual ? gradient[i] + scale * residual[i] : gradient[i]; };
+  Vector min[kVectors], max[kVectors];
+  for (int v = 0; v < kVectors; ++v) min[v] = max[v] = hn::Set(d, scalar(0));
+  Squares squares;
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) fn(i + l, l);
-  }
-  for (int l = 0; i < n; ++i, ++l) fn(i, l);
-}
-HWY_INLINE double SumOf(const double* lanes) {
-  double sum = 0;
-  for (int l = 0; l < kLanes; ++l) sum += lanes[l];
-  return sum;
-}
-// The square of a float is exact in double, so that fusing it with the sum changes no bits.
-HWY_INLINE double AddSquare(double sum, float x) {
-  const auto wide = static_cast<double>(x);
-#if HWY_NATIVE_FMA
-  return __builtin_fma(wide, wide, sum);
-#else
-  return sum + wide * wide;
-#endif
-}
-
-void LoadLoop(const float* __restrict gradient, const float* __restrict residual, float scale, int64_t n,
-              float* __restrict x, Stretch& stretch) {
-  double squares[kLanes] = {};
-  float min[kLanes], max[kLanes];
-  uint32_t infinite[kLanes] = {};
-  for (int l = 0; l < kLanes; ++l) min[l] = max[l] = n > 0 ? gradient[0] : 0;
-  const bool with = residual != nullptr;
-  if (with && n > 0) {
-    for (int l = 0; l < kLanes; ++l) min[l] = max[l] = gradient[0] + scale * residual[0];
-  }
-  const auto take = [&](int64_t i, int l, float value) HWY_ATTR {
-    x[i] = value;
-    squares[l] = AddSquare(squares[l], value);
-    min[l] = value < min[l] ? value : min[l];
-    max[l] = value > max[l] ? value : max[l];
-    infinite[l] |= (std::bit_cast<uint32_t>(value) & 0x7f800000U) == 0x7f800000U ? 1U : 0U;
-  };
-  if (with) {
-    ForLanes(n, [&](int64_t i, int l) HWY_ATTR { take(i, l, gradient[i] + scale * residual[i]); });
-  } else {
-    ForLanes(n, [&](int64_t i, int l) HWY_ATTR { take(i, l, gradient[i]); });
-  }
-  stretch = {SumOf(squares), min[0], max[0], infinite[0] == 0};
-  for (int l = 1; l < kLanes; ++l) {
-    stretch.min = std::min(stretch.min, min[l]);
-    stretch.max = std::max(stretch.max, max[l]);
-    stretch.finite = stretch.finite && infinite[l] == 0;
-  }
-}
-
-// Where x stands on the grid, and it and what is added to it to round it down.
-HWY_INLINE float Position(const QuantiserGrid& g, float x) { return (x - g.base) * g.prescale * g.per_unit + g.zero; }
-
-template <class Draw>
-HWY_INLINE double Quantise(const QuantiserGrid& grid, int64_t n, float* __restrict x, uint8_t* __restrict q,
-                           Draw draw) {
-  const QuantiserGrid g = grid;
-  double squares[kLanes] = {};
-  ForLanes(n, [&](int64_t i, int l) HWY_ATTR {
-    const float at = Position(g, x[i]) + draw(i);
-    const float inside = at < g.lowest ? g.lowest : at > g.highest ? g.highest : at;
-    const auto level = static_cast<int32_t>(inside);
-    q[i] = static_cast<uint8_t>(level);
-    x[i] = x[i] - ((static_cast<float>(level) - g.zero) * g.unit + g.base);
-    squares[l] = AddSquare(squares[l], x[i]);
-  });
-  return SumOf(squares);
-}
-double QuantiseNearestLoop(const QuantiserGrid& grid, int64_t n, float* __restrict x, uint8_t* __restrict q) {
-  return Quantise(grid, n, x, q, [](int64_t) HWY_ATTR { return 0.5F; });
-}
-double QuantiseByDrawsLoop(const QuantiserGrid& grid, int64_t n, float* __restrict x, const float* __restrict draws,
-                           uint8_t* __restrict q) {
-  return Quantise(grid, n, x, q, [draws](int64_t i) HWY_ATTR { return draws[i]; });
-}
-
-void DequantiseLoop(const QuantiserGrid& grid, const uint8_t* __restrict q, int64_t n, bool add,
-                    float* __restrict out) {
-  const QuantiserGrid g = grid;
-  if (add) {
-    for (int64_t i = 0; i < n; ++i) out[i] = out[i] + ((static_cast<float>(q[i]) - g.zero) * g.unit + g.base);
-  } else {
-    for (int64_t i = 0; i < n; ++i) out[i] = (static_cast<float>(q[i]) - g.zero) * g.unit + g.base;
-  }
-}
-
-// In units, of which there are at most 255: float sums of a block are good to a few parts in a million.
-double GridErrorLoop(const QuantiserGrid& grid, bool nearest, const float* __restrict x, int64_t n) {
-  const QuantiserGrid g = grid;
-  float sums[kLanes] = {};
-  if (nearest) {
-    ForLanes(n, [&](int64_t i, int l) HWY_ATTR {
-      const float at = Position(g, x[i]), off = at - static_cast<float>(static_cast<int32_t>(at + 0.5F));
-      sums[l] += off * off;
-    });
-  } else {
-    ForLanes(n, [&](int64_t i, int l) HWY_ATTR {
-      const float at = Position(g, x[i]), above = at - static_cast<float>(static_cast<int32_t>(at));
-      sums[l] += above * (1 - above);
-    });
-  }
-  double sum = 0;
-  for (int l = 0; l < kLanes; ++l) sum += static_cast<double>(sums[l]);
-  return sum * static_cast<double>(g.unit) * static_cast<double>(g.unit);
-}
-
-// Three steps bring 8 fields of a word together: fields of width w, one in every 2^s bits, become pairs of width 2 w in
-// every 2^(s + 1) bits.
-struct Packing {
-  uint64_t low[3], high[3];
-  int shift[3];
-  HWY_INLINE explicit Packing(int bits) {
-    for (int s = 0; s < 3; ++s) {
-      const int apart = 8 << s, width = bits << s;
-      const uint64_t field = (uint64_t{1} << width) - 1;
-      low[s] = 0;
-      for (int at = 0; at < 64; at += 2 * apart) low[s] |= field << at;
-      high[s] = low[s] << apart;
-      shift[s] = apart - width;
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = i + v * kWidth;
+      Vector value = hn::LoadU(d, gradient + at);
+      if constexpr (kResidual) value = hn::Add(value, hn::Mul(scales, hn::LoadU(d, residual + at)));
+      hwy::Prefetch(gradient + at + kAhead);
+      if constexpr (kResidual) hwy::Prefetch(residual + at + kAhead);
+      hn::StoreU(value, d, x + at);
+      min[v] = hn::Min(min[v], value);
+      max[v] = hn::Max(max[v], value);
+      squares.Add(v, value);
     }
   }
+  HWY_ALIGN float least[kLanes], most[kLanes];
+  for (int v = 0; v < kVectors; ++v) {
+    hn::Store(min[v], d, least + v * kWidth);
+    hn::Store(max[v], d, most + v * kWidth);
+  }
+  for (int64_t at = i; at < n; ++at) {
+    x[at] = scalar(at);
+    least[at - i] = std::min(least[at - i], x[at]);
+    most[at - i] = std::max(most[at - i], x[at]);
+  }
+  const double sum = squares.Sum(x + i, n - i);
+  // Adding zero gives both zeros one sign, whichever of them a target takes for the lesser.
+  return {sum, Fold(least, [](float a, float b) { return std::min(a, b); }) + 0.0F,
+          Fold(most, [](float a, float b) { return std::max(a, b); }) + 0.0F, std::isfinite(sum)};
+}
+void LoadLoop(const float* gradient, const float* residual, float scale, int64_t n, float* x, Stretch& stretch) {
+  if (n == 0) {
+    stretch = {};
+  } else if (residual == nullptr) {
+    stretch = Load<false>(gradient, residual, scale, n, x);
+  } else {
+    stretch = Load<true>(gradient, residual, scale, n, x);
+  }
+}
+
+template <bool kResidual>
+HWY_INLINE Collected Collect(const float* gradient, const float* residual, float scale, int64_t n, uint32_t least,
+                             uint32_t first, uint32_t* indices, float* values, float* left) {
+  const Floats d;
+  const Words dw;
+  const Vector scales = hn::Set(d, scale);
+  const auto magnitudes = hn::Set(Ints(), 0x7fffffff), below = hn::Set(Ints(), static_cast<int32_t>(least - 1));
+  Collected collected;
+  Squares squares;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = i + v * kWidth;
+      Vector value = hn::LoadU(d, gradient + at);
+      if constexpr (kResidual) value = hn::Add(value, hn::Mul(scales, hn::LoadU(d, residual + at)));
+      hwy::Prefetch(gradient + at + kAhead);
+      if constexpr (kResidual) hwy::Prefetch(residual + at + kAhead);
+      if (left != nullptr) {
+        hwy::Prefetch(left + at + kAhead);
+        hn::StoreU(value, d, left + at);
+      }
+      const auto taken = hn::Gt(hn::And(hn::BitCast(Ints(), value), magnitudes), below);
+      squares.Add(v, hn::IfThenZeroElse(hn::RebindMask(d, taken), value));
+      if (hn::AllFalse(Ints(), taken)) continue;
+      const auto index = hn::Iota(dw, first + static_cast<uint32_t>(at));
+      hn::CompressStore(index, hn::RebindMask(dw, taken), dw, indices + collected.count);
+      collected.count +=
+          static_cast<int64_t>(hn::CompressStore(value, hn::RebindMask(d, taken), d, values + collected.count));
+    }
+  }
+  float rest[kLanes];
+  for (int64_t at = i; at < n; ++at) {
+    const float value = kResidual ? gradient[at] + scale * residual[at] : gradient[at];
+    if (left != nullptr) left[at] = value;
+    const bool taken = (std::bit_cast<uint32_t>(value) & 0x7fffffffU) >= least;
+    rest[at - i] = taken ? 0 : value;
+    if (!taken) continue;
+    indices[collected.count] = first + static_cast<uint32_t>(at);
+    values[collected.count++] = value;
+  }
+  collected.squares_below = squares.Sum(rest, n - i);
+  return collected;
+}
+void CollectLoop(const float* gradient, const float* residual, float scale, int64_t n, uint32_t least, uint32_t first,
+                 uint32_t* indices, float* values, float* left, Collected& collected) {
+  collected = residual == nullptr ? Collect<false>(gradient, residual, scale, n, least, first, indices, values, left)
+                                  : Collect<true>(gradient, residual, scale, n, least, first, indices, values, left);
+}
+
+struct GridVectors {
+  Vector unit, zero, base, lowest, highest, prescale, per_unit;
+  HWY_INLINE explicit GridVectors(const QuantiserGrid& g) {
+    const Floats d;
+    unit = hn::Set(d, g.unit);
+    zero = hn::Set(d, g.zero);
+    base = hn::Set(d, g.base);
+    lowest = hn::Set(d, g.lowest);
+    highest = hn::Set(d, g.highest);
+    prescale = hn::Set(d, g.prescale);
+    per_unit = hn::Set(d, g.per_unit);
+  }
+  // The same arithmetic as QuantiserGrid::Value.
+  HWY_INLINE Vector Value(Vector q) const { return hn::Add(hn::Mul(hn::Sub(q, zero), unit), base); }
 };
-HWY_INLINE uint64_t Word(const uint8_t* from) {
-  uint64_t word;
-  std::memcpy(&word, from, sizeof(word));
-  return word;
-}
 
-void PackLoop(int bits, const uint8_t* __restrict q, int64_t n, uint8_t* __restrict code) {
-  if (bits == 8) {
-    std::memcpy(code, q, static_cast<size_t>(n));
-    return;
-  }
-  if (bits == 4) {
-    for (int64_t i = 0; i < n / 2; ++i) code[i] = static_cast<uint8_t>(q[2 * i] | q[2 * i + 1] << 4);
-    return;
-  }
-  const Packing p(bits);
-  for (int64_t i = 0; i < n; i += 8, code += bits) {
-    uint64_t w = Word(q + i);
-    w = (w & p.low[0]) | (w & p.high[0]) >> p.shift[0];
-    w = (w & p.low[1]) | (w & p.high[1]) >> p.shift[1];
-    w = (w & p.low[2]) | (w & p.high[2]) >> p.shift[2];
-    std::memcpy(code, &w, static_cast<size_t>(bits));
-  }
-}
-
-void UnpackLoop(int bits, const uint8_t* __restrict code, int64_t n, uint8_t* __restrict q) {
-  if (bits == 8) {
-    std::memcpy(q, code, static_cast<size_t>(n));
-    return;
-  }
-  if (bits == 4) {
-    for (int64_t i = 0; i < n / 2; ++i) {
-      q[2 * i] = static_cast<uint8_t>(code[i] & 15U);
-      q[2 * i + 1] = static_cast<uint8_t>(code[i] >> 4);
+// 16 elements of x to q and to what is left.
+template <Rounding kRounding>
+HWY_INLINE void QuantiseLanes(const GridVectors& g, const float* x, const float* draws, uint8_t* q, float* left,
+                              Squares& squares) {
+  const Floats d;
+  const Words dw;
+  const Vector ones = hn::Set(d, 0x1p23F);  // the float whose last bit counts ones
+  for (int v = 0; v < kVectors; ++v) {
+    const int at = v * kWidth;
+    const Vector value = hn::LoadU(d, x + at);
+    Vector to = hn::Add(hn::Mul(hn::Mul(hn::Sub(value, g.base), g.prescale), g.per_unit), g.zero);
+    if constexpr (kRounding == Rounding::kStochastic) to = hn::Add(to, hn::LoadU(d, draws + at));
+    to = hn::Min(hn::Max(to, g.lowest), g.highest);
+    Vector level;
+    if constexpr (kRounding == Rounding::kNearest) {
+      const Vector sum = hn::Add(to, ones);
+      level = hn::Sub(sum, ones);
+      hn::StoreU(hn::TruncateTo(Bytes(), hn::BitCast(dw, sum)), Bytes(), q + at);
+    } else {
+      const auto whole = hn::ConvertTo(Ints(), to);
+      level = hn::ConvertTo(d, whole);
+      hn::StoreU(hn::TruncateTo(Bytes(), hn::BitCast(dw, whole)), Bytes(), q + at);
     }
-    return;
-  }
-  const Packing p(bits);
-  for (int64_t i = 0; i < n; i += 8, code += bits) {
-    uint64_t w = 0;
-    std::memcpy(&w, code, static_cast<size_t>(bits));
-    w = (w & p.low[2]) | (w << p.shift[2] & p.high[2]);
-    w = (w & p.low[1]) | (w << p.shift[1] & p.high[1]);
-    w = (w & p.low[0]) | (w << p.shift[0] & p.high[0]);
-    std::memcpy(q + i, &w, sizeof(w));
+    const Vector error = hn::Sub(value, g.Value(level));
+    squares.Add(v, error);
+    if (left != nullptr) hn::StoreU(error, d, left + at);
   }
 }
+
+template <Rounding kRounding>
+HWY_INLINE double Quantise(const QuantiserGrid& grid, int64_t n, const float* x, const float* draws, uint8_t* q,
+                           float* left) {
+  const GridVectors g(grid);
+  Squares squares;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    if (left != nullptr) hwy::Prefetch(left + i + kAhead);
+    QuantiseLanes<kRounding>(g, x + i, draws + i, q + i, left == nullptr ? nullptr : left + i, squares);
+  }
+  if (i == n) return squares.Sum(nullptr, 0);
+  float rest[kLanes] = {}, rest_draws[kLanes] = {};
+  uint8_t rest_q[kLanes];
+  std::copy(x + i, x + n, rest);
+  if constexpr (kRounding == Rounding::kStochastic) std::copy(draws + i, draws + n, rest_draws);
+  Squares unused;
+  QuantiseLanes<kRounding>(g, rest, rest_draws, rest_q, rest, unused);
+  std::copy(rest_q, rest_q + (n - i), q + i);
+  if (left != nullptr) std::copy(rest, rest + (n - i), left + i);
+  return squares.Sum(rest, n - i);
+}
+double QuantiseLoop(const QuantiserGrid& grid, int64_t n, const float* x, const float* draws, uint8_t* q, float* left) {
+  return draws == nullptr ? Quantise<Rounding::kNearest>(grid, n, x, draws, q, left)
+                          : Quantise<Rounding::kStochastic>(grid, n, x, draws, q, left);
+}
+
+template <bool kAdd>
+HWY_INLINE void Dequantise(const QuantiserGrid& grid, const uint8_t* q, int64_t n, float* out) {
+  const Floats d;
+  const GridVectors g(grid);
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    hwy::Prefetch(out + i + kAhead);
+    const Vector value = g.Value(hn::ConvertTo(d, hn::PromoteTo(Ints(), hn::LoadU(Bytes(), q + i))));
+    hn::StoreU(kAdd ? hn::Add(hn::LoadU(d, out + i), value) : value, d, out + i);
+  }
+  for (; i < n; ++i) {
+    const float value = grid.Value(static_cast<float>(q[i]));
+    out[i] = kAdd ? out[i] + value : value;
+  }
+}
+void DequantiseLoop(const QuantiserGrid& grid, const uint8_t* q, int64_t n, bool add, float* out) {
+  if (add) {
+    Dequantise<true>(grid, q, n, out);
+  } else {
+    Dequantise<false>(grid, q, n, out);
+  }
+}
+
+// What 16 elements' distances from the nearest whole number, or the expected squares of rounding by draws, add to
+// each width's lanes. Where an integer zero point lies makes no difference.
+template <Rounding kRounding>
+HWY_INLINE void AddGridErrors(const float* x, Vector base, Vector prescale, const Vector* per_unit, int v,
+                              Vector* sums) {
+  const Floats d;
+  const Vector ones = hn::Set(d, 0x1.8p23F);
+  const Vector scaled = hn::Mul(hn::Sub(hn::LoadU(d, x + v * kWidth), base), prescale);
+  for (int w = 0; w < kWidths; ++w) {
+    const Vector at = hn::Mul(scaled, per_unit[w]);
+    const Vector off = hn::Sub(at, hn::Sub(hn::Add(at, ones), ones)), square = hn::Mul(off, off);
+    sums[w] = hn::Add(sums[w], kRounding == Rounding::kNearest ? square : hn::Sub(hn::Abs(off), square));
+  }
+}
+
+// In units, of which there are at most 255: float sums of a block are good to a few parts in a million. One vector of
+// the lanes at a time, so that the sums of all widths stay in registers.
+template <Rounding kRounding>
+HWY_INLINE void GridErrors(const QuantiserGrid* grids, const float* x, int64_t n, double* errors) {
+  const Floats d;
+  const float scale = grids[kWidths - 1].prescale;  // of the finest: it is enough for all
+  Vector per_unit[kWidths];
+  for (int w = 0; w < kWidths; ++w) per_unit[w] = hn::Set(d, grids[w].unit > 0 ? 1 / (grids[w].unit * scale) : 0);
+  const Vector base = hn::Set(d, grids[0].base), prescale = hn::Set(d, scale);
+  float rest[kLanes];
+  const int64_t whole = n / kLanes * kLanes;
+  std::fill_n(rest, kLanes, grids[0].base);  // which has no error
+  std::copy(x + whole, x + n, rest);
+  HWY_ALIGN float lanes[kWidths][kLanes];
+  for (int v = 0; v < kVectors; ++v) {
+    Vector sums[kWidths];
+    for (int w = 0; w < kWidths; ++w) sums[w] = hn::Zero(d);
+    for (int64_t i = 0; i < whole; i += kLanes) AddGridErrors<kRounding>(x + i, base, prescale, per_unit, v, sums);
+    AddGridErrors<kRounding>(rest, base, prescale, per_unit, v, sums);
+    for (int w = 0; w < kWidths; ++w) hn::Store(sums[w], d, lanes[w] + v * kWidth);
+  }
+  for (int w = 0; w < kWidths; ++w) {
+    const float sum = Fold(lanes[w], [](float a, float b) { return a + b; });
+    errors[w] += static_cast<double>(sum) * static_cast<double>(grids[w].unit) * static_cast<double>(grids[w].unit);
+  }
+}
+void GridErrorsLoop(const QuantiserGrid* grids, bool nearest, const float* x, int64_t n, double* errors) {
+  if (nearest) {
+    GridErrors<Rounding::kNearest>(grids, x, n, errors);
+  } else {
+    GridErrors<Rounding::kStochastic>(grids, x, n, errors);
+  }
+}
+
+// Three steps bring 8 fields of a word together: step s makes, of fields of width w = kBits << s, one in every 8 << s
+// bits, pairs of width 2 w in every 16 << s bits.
+using LongWords = hn::Repartition<uint64_t, Doubles>;
+template <int kBits>
+constexpr uint64_t LowFields(int step) {
+  uint64_t fields = 0;
+  for (int at = 0; at < 64; at += 16 << step) fields |= ((uint64_t{1} << (kBits << step)) - 1) << at;
+  return fields;
+}
+template <int kBits, int kStep>
+HWY_INLINE hn::Vec<LongWords> Join(hn::Vec<LongWords> w) {
+  constexpr int kApart = 8 << kStep;
+  const auto low = hn::Set(LongWords(), LowFields<kBits>(kStep)), high = hn::ShiftLeft<kApart>(low);
+  return hn::Or(hn::And(w, low), hn::ShiftRight<kApart - (kBits << kStep)>(hn::And(w, high)));
+}
+template <int kBits, int kStep>
+HWY_INLINE hn::Vec<LongWords> Part(hn::Vec<LongWords> w) {
+  constexpr int kApart = 8 << kStep;
+  const auto low = hn::Set(LongWords(), LowFields<kBits>(kStep)), high = hn::ShiftLeft<kApart>(low);
+  return hn::Or(hn::And(w, low), hn::And(hn::ShiftLeft<kApart - (kBits << kStep)>(w), high));
+}
+// words[i] = fn(words[i]); there is room for whole vectors.
+template <class F>
+HWY_INLINE void ForWords(int64_t n, uint64_t* words, F fn) {
+  const LongWords d;
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
+    hn::StoreU(fn(hn::LoadU(d, words + i)), d, words + i);
+  }
+}
+constexpr int64_t kMostWords = kMostElements / 8 + kLanes;
+
+template <int kBits>
+void Pack(const uint8_t* q, int64_t n, uint8_t* code) {
+  if constexpr (kBits == 8) {
+    std::memcpy(code, q, static_cast<size_t>(n));
+  } else if constexpr (kBits == 4) {
+    for (int64_t i = 0; i < n / 2; ++i) {
+      uint16_t pair;
+      std::memcpy(&pair, q + 2 * i, sizeof(pair));
+      code[i] = static_cast<uint8_t>(pair | pair >> 4);
+    }
+  } else {
+    if (n == 0) return;
+    HWY_ALIGN uint64_t words[kMostWords];
+    std::memcpy(words, q, static_cast<size_t>(n));
+    ForWords(n / 8, words, [](auto w) HWY_ATTR { return Join<kBits, 2>(Join<kBits, 1>(Join<kBits, 0>(w))); });
+    // Whole words are stored, of which the next ones overwrite what is too much, while that stays inside the code.
+    int64_t i = 0;
+    for (; kBits * i + 8 <= n / 8 * kBits; ++i) std::memcpy(code + kBits * i, words + i, 8);
+    for (; i < n / 8; ++i) std::memcpy(code + kBits * i, words + i, kBits);
+  }
+}
+
+template <int kBits>
+void Unpack(const uint8_t* code, int64_t n, uint8_t* q) {
+  if constexpr (kBits == 8) {
+    std::memcpy(q, code, static_cast<size_t>(n));
+  } else if constexpr (kBits == 4) {
+    for (int64_t i = 0; i < n / 2; ++i) {
+      const auto pair = static_cast<uint16_t>((code[i] | code[i] << 4) & 0x0f0f);
+      std::memcpy(q + 2 * i, &pair, sizeof(pair));
+    }
+  } else {
+    HWY_ALIGN uint64_t words[kMostWords];
+    int64_t i = 0;
+    for (; kBits * i + 8 <= n / 8 * kBits; ++i) std::memcpy(words + i, code + kBits * i, 8);
+    for (; i < n / 8; ++i) std::memcpy(words + i, code + kBits * i, kBits);
+    ForWords(n / 8, words, [](auto w) HWY_ATTR { return Part<kBits, 0>(Part<kBits, 1>(Part<kBits, 2>(w))); });
+    std::memcpy(q, words, static_cast<size_t>(n));
+  }
+}
+
+using PackFn = void (*)(const uint8_t*, int64_t, uint8_t*);
+constexpr PackFn kPack[] = {Pack<2>, Pack<3>, Pack<4>, Pack<5>, Pack<6>, Pack<7>, Pack<8>};
+constexpr PackFn kUnpack[] = {Unpack<2>, Unpack<3>, Unpack<4>, Unpack<5>, Unpack<6>, Unpack<7>, Unpack<8>};
+void PackLoop(int bits, const uint8_t* q, int64_t n, uint8_t* code) { kPack[bits - kLeastBits](q, n, code); }
+void UnpackLoop(int bits, const uint8_t* code, int64_t n, uint8_t* q) { kUnpack[bits - kLeastBits](code, n, q); }
 
 // Philox4x32-10 of 16 counters at once, as Rng::Words.
 void DrawLoop(uint32_t key0, uint32_t key1, uint64_t hi, uint64_t lo, int64_t counters, float* __restrict out) {
@@ -227,17 +432,20 @@ void DrawLoop(uint32_t key0, uint32_t key1, uint64_t hi, uint64_t lo, int64_t co
 }
 
 double RoundToBf16Loop(int64_t n, float* __restrict x, uint16_t* __restrict code) {
-  double squares[kLanes] = {};
-  ForLanes(n, [&](int64_t i, int l) HWY_ATTR {
+  for (int64_t i = 0; i < n; ++i) {
     const auto u = std::bit_cast<uint32_t>(x[i]);
     uint32_t rounded = (u + 0x7fffU + (u >> 16 & 1U)) >> 16;
     rounded = (rounded & 0x7fffU) == 0x7f80U && (u & 0x7fffffffU) < 0x7f800000U ? rounded - 1 : rounded;
     rounded = (u & 0x7fffffffU) > 0x7f800000U ? u >> 16 | 0x40U : rounded;
     code[i] = static_cast<uint16_t>(rounded);
     x[i] = x[i] - std::bit_cast<float>(rounded << 16);
-    squares[l] = AddSquare(squares[l], x[i]);
-  });
-  return SumOf(squares);
+  }
+  Squares squares;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) squares.Add(v, hn::LoadU(Floats(), x + i + v * kWidth));
+  }
+  return squares.Sum(x + i, n - i);
 }
 
 void FromBf16Loop(const uint16_t* __restrict code, int64_t n, bool add, float* __restrict out) {
@@ -256,10 +464,10 @@ HWY_AFTER_NAMESPACE();
 namespace shoal {
 
 HWY_EXPORT(LoadLoop);
-HWY_EXPORT(QuantiseNearestLoop);
-HWY_EXPORT(QuantiseByDrawsLoop);
+HWY_EXPORT(CollectLoop);
+HWY_EXPORT(QuantiseLoop);
 HWY_EXPORT(DequantiseLoop);
-HWY_EXPORT(GridErrorLoop);
+HWY_EXPORT(GridErrorsLoop);
 HWY_EXPORT(PackLoop);
 HWY_EXPORT(UnpackLoop);
 HWY_EXPORT(DrawLoop);
@@ -272,15 +480,21 @@ Stretch LoadRun(const CodecInput& input, int64_t at, int64_t n, float* x) {
   (input.gradient + at, input.residual == nullptr ? nullptr : input.residual + at, input.residual_scale, n, x, stretch);
   return stretch;
 }
-double QuantiseRun(const QuantiserGrid& grid, int64_t n, float* x, const float* draws, uint8_t* q) {
-  return draws == nullptr ? HWY_DYNAMIC_DISPATCH(QuantiseNearestLoop)(grid, n, x, q)
-                          : HWY_DYNAMIC_DISPATCH(QuantiseByDrawsLoop)(grid, n, x, draws, q);
+Collected CollectRun(const CodecInput& input, int64_t at, int64_t n, uint32_t least, uint32_t* indices, float* values) {
+  Collected collected;
+  HWY_DYNAMIC_DISPATCH(CollectLoop)
+  (input.gradient + at, input.residual == nullptr ? nullptr : input.residual + at, input.residual_scale, n, least,
+   static_cast<uint32_t>(at), indices, values, input.left == nullptr ? nullptr : input.left + at, collected);
+  return collected;
+}
+double QuantiseRun(const QuantiserGrid& grid, int64_t n, const float* x, const float* draws, uint8_t* q, float* left) {
+  return HWY_DYNAMIC_DISPATCH(QuantiseLoop)(grid, n, x, draws, q, left);
 }
 void DequantiseRun(const QuantiserGrid& grid, const uint8_t* q, int64_t n, Codec::Into into, float* out) {
   HWY_DYNAMIC_DISPATCH(DequantiseLoop)(grid, q, n, into == Codec::Into::kAdd, out);
 }
-double GridErrorRun(const QuantiserGrid& grid, Rounding rounding, const float* x, int64_t n) {
-  return HWY_DYNAMIC_DISPATCH(GridErrorLoop)(grid, rounding == Rounding::kNearest, x, n);
+void GridErrorsRun(const QuantiserGrid* grids, Rounding rounding, const float* x, int64_t n, double* errors) {
+  HWY_DYNAMIC_DISPATCH(GridErrorsLoop)(grids, rounding == Rounding::kNearest, x, n, errors);
 }
 void PackRun(int bits, const uint8_t* q, int64_t n, uint8_t* code) { HWY_DYNAMIC_DISPATCH(PackLoop)(bits, q, n, code); }
 void UnpackRun(int bits, const uint8_t* code, int64_t n, uint8_t* q) {

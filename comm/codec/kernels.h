@@ -1,6 +1,6 @@
 // The vectorised inner loops of codecs, one per dispatch target. No multiplication is fused with an addition
-// (-ffp-contract=off) and sums have 16 lanes, so every target gives the same bytes and the same sums. Arrays do not
-// overlap, but where it says so.
+// (-ffp-contract=off), but where the product is exact, and sums have 16 lanes: every target gives the same bytes and
+// the same sums. Arrays do not overlap, but where it says so.
 #pragma once
 
 #include <array>
@@ -8,6 +8,7 @@
 
 #include "absl/types/span.h"
 #include "comm/codec/codec.h"
+#include "comm/codec/codecs.h"
 #include "comm/codec/quantiser_grid.h"
 
 namespace shoal {
@@ -23,13 +24,24 @@ struct Stretch {
 };
 Stretch LoadRun(const CodecInput& input, int64_t at, int64_t n, float* x);
 
-// q[i] = x[i] on the grid, to the nearest, or with `draws` in [0, 1) down where they are below the rest. x becomes x -
-// decoded; returns its squares.
-double QuantiseRun(const QuantiserGrid& grid, int64_t n, float* x, const float* draws, uint8_t* q);
+// Elements [at, at + n) of x whose magnitude's bits are at least `least` >= 1, in order; n <= kMostElements. Writes up
+// to kCollectSpare elements more to `indices` and `values`. input.left, if not null, becomes x.
+constexpr int64_t kCollectSpare = 16;
+struct Collected {
+  int64_t count = 0;
+  double squares_below = 0;  // of those that were not collected
+};
+Collected CollectRun(const CodecInput& input, int64_t at, int64_t n, uint32_t least, uint32_t* indices, float* values);
+
+// q[i] = x[i] on the grid, to the nearest, or with `draws` in [0, 1) down where they are below the rest. `left`, if not
+// null, becomes x - decoded, and may be x; returns its squares.
+double QuantiseRun(const QuantiserGrid& grid, int64_t n, const float* x, const float* draws, uint8_t* q, float* left);
 // out (+)= decoded.
 void DequantiseRun(const QuantiserGrid& grid, const uint8_t* q, int64_t n, Codec::Into into, float* out);
-// Squared error of quantising x on the grid: to the nearest, or what is expected of stochastic rounding.
-double GridErrorRun(const QuantiserGrid& grid, Rounding rounding, const float* x, int64_t n);
+// Adds to errors[w] the squared error of quantising x on grids[w], of kLeastBits + w bits: to the nearest, or what is
+// expected of stochastic rounding.
+constexpr int kWidths = kMostBits - kLeastBits + 1;
+void GridErrorsRun(const QuantiserGrid* grids, Rounding rounding, const float* x, int64_t n, double* errors);
 
 // Values of `bits` bits in bytes, to and from 8 in `bits` bytes, the first in the lowest bits. n is a multiple of 8.
 void PackRun(int bits, const uint8_t* q, int64_t n, uint8_t* code);

@@ -52,12 +52,12 @@ class Quantiser : public Codec {
           DrawRun(rng.key(), hi, static_cast<uint64_t>(first / kGroup), Padded(n) / kGroup + 1, draws);
           drawn = draws + first % kGroup;
         }
-        encoded.error_squares += QuantiseRun(grid, n, x, drawn, levels);
+        encoded.error_squares +=
+            QuantiseRun(grid, n, x, drawn, levels, input.left == nullptr ? nullptr : input.left + at);
         std::fill(levels + n, levels + Padded(n), uint8_t{0});
         grid.Write(code);
         PackRun(bits_, levels, Padded(n), code + QuantiserGrid::kBytes);
       }
-      if (input.left != nullptr) std::copy_n(x, n, input.left + at);
       code += BlockBytes(n);
     }
     return encoded;
@@ -90,11 +90,10 @@ double ErrorsOfBits(const CodecInput& input, int64_t block, Rounding rounding, a
     const int64_t n = std::min(block, input.size - at);
     const Stretch stretch = LoadRun(input, at, n, x);
     squares += stretch.squares;
-    for (size_t i = 0; i < errors.size() && stretch.finite; ++i) {
-      const QuantiserGrid grid =
-          QuantiserGrid::Of(stretch.min, stretch.max, kLeastBits + static_cast<int>(i), rounding);
-      errors[i] += GridErrorRun(grid, rounding, x, n);
-    }
+    if (!stretch.finite) continue;
+    QuantiserGrid grids[kWidths];
+    for (int w = 0; w < kWidths; ++w) grids[w] = QuantiserGrid::Of(stretch.min, stretch.max, kLeastBits + w, rounding);
+    GridErrorsRun(grids, rounding, x, n, errors.data());
   }
   return squares;
 }

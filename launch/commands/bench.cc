@@ -17,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "comm/world.h"
 #include "launch/commands.h"
+#include "launch/commands/bench_codec.h"
 #include "launch/commands/bench_optimizer.h"
 #include "launch/commands/bench_parity.h"
 #include "launch/config_loader.h"
@@ -360,6 +361,10 @@ int RunBench(const BenchArgs& args) {
   }
   if (args.what == "optimizer" || args.what == "muon") {
     const absl::Status status = args.what == "muon" ? BenchMuon(args) : BenchOptimizer(args);
+    return status.ok() ? 0 : Fail(status);
+  }
+  if (args.what == "codec") {
+    const absl::Status status = BenchCodec(args);
     return status.ok() ? 0 : Fail(status);
   }
   if (args.what == "batches") return Batches(args);

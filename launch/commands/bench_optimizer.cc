@@ -72,7 +72,7 @@ void FillGradients(ThreadPool& pool, DataParallel& dp, absl::Span<const Param* c
 absl::Status BenchOptimizer(const BenchArgs& args) {
   SHOAL_ASSIGN_OR_RETURN(const config::OptimConfig config, ConfigOf(args.kind));
   std::vector<Param> matrices;
-  for (int64_t left = args.parameters; left > 0; left -= kTensorElements) {
+  for (int64_t left = args.parameters.value_or(100'000'000); left > 0; left -= kTensorElements) {
     const int id = static_cast<int>(matrices.size());
     const int64_t rows = std::max<int64_t>(1, std::min(left, kTensorElements) / kSide);
     matrices.push_back({.name = absl::StrCat("matrix.", id), .shape = {rows, kSide}, .id = id});

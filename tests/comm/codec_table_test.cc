@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -298,6 +299,39 @@ TEST(CodecTable, TopKKeepsTheLargestAndOfEqualOnesTheFirst) {
   EXPECT_EQ(codec->Bytes(10), 3 * 8);
   EXPECT_EQ(codec->Bytes(1), 8);
   EXPECT_EQ(codec->Bytes(0), 0);
+}
+
+// Contents of which a sample of groups of 16, one in three, tells little or the wrong thing.
+TEST(CodecTable, TopKIsASortsWhateverASampleSays) {
+  constexpr int64_t kSize = 200000, kApart = kSize / 4096;
+  const std::vector<Content> contents = {
+      {"normal", [](int64_t i) { return Normal(1, i); }},
+      {"most of what is large is sampled",
+       [](int64_t i) { return (i % kApart < 16 && i / kApart % 64 == 0 ? 100.0F : 1.0F) * Normal(1, i); }},
+      {"nothing large is sampled", [](int64_t i) { return i % kApart == 20 ? Normal(1, i) : 0.0F; }},
+      {"few that are not zero", [](int64_t i) { return i % 500 == 3 ? Normal(1, i) : 0.0F; }},
+      {"equal", [](int64_t i) { return i % 2 == 0 ? 0.5F : -0.5F; }}};
+  const auto codec = MakeCodec("topk_0.01").value();
+  for (const Content& content : contents) {
+    SCOPED_TRACE(content.name);
+    std::vector<float> x = Filled(kSize, content), left = x;
+    std::vector<int64_t> order(kSize);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return std::abs(x[a]) > std::abs(x[b]); });
+    std::vector<float> want(kSize), decoded(kSize);
+    for (int64_t i = 0; i < kSize / 100; ++i) want[order[i]] = x[order[i]];
+    // In place: half of x is the gradient, and the other half the residual.
+    for (float& v : left) v /= 2;
+    const std::vector<float> residual = left;
+    std::vector<uint8_t> code(static_cast<size_t>(codec->Bytes(kSize)));
+    const Encoded encoded = codec->Encode(
+        {.gradient = left.data(), .residual = residual.data(), .size = kSize, .left = left.data()}, {}, code.data());
+    codec->Decode(code.data(), kSize, Codec::Into::kOverwrite, decoded.data());
+    EXPECT_EQ(decoded, want);
+    for (int64_t i = 0; i < kSize; ++i) ASSERT_EQ(left[i], x[i] - want[i]) << i;
+    EXPECT_NEAR(encoded.squares, Squares(x), 1e-12 * Squares(x));
+    EXPECT_NEAR(encoded.error_squares, Squares(left), 1e-12 * Squares(left));
+  }
 }
 
 TEST(CodecTable, UnknownNamesAreToldWithWhatThereIs) {
