@@ -39,6 +39,7 @@ void EncodeRuns(const EncodedReduction& reduction, const RunsToEncode& runs, int
                 uint8_t* code) {
   ForRunParts(reduction, runs.begin, runs.end, [&](size_t i, int64_t first, int64_t last) {
     const EncodedRun& run = reduction.runs[i];
+    if (run.codec->factor_rank() > 0) return;
     const int64_t at = first - runs.begin;
     const CodecInput input = {.gradient = runs.from + at,
                               .residual = runs.residual == nullptr ? nullptr : runs.residual + at,
@@ -76,6 +77,22 @@ void AddOwn(const float* from, const float* residual, float scale, int64_t size,
     const float x = residual == nullptr ? from[i] : from[i] + scale * residual[i];
     out[i] = into == Codec::Into::kOverwrite ? x : out[i] + x;
   }
+}
+
+void AddOwnRuns(const EncodedReduction& reduction, int64_t begin, int64_t end, Codec::Into into, float* out) {
+  ForRunParts(reduction, begin, end, [&](size_t i, int64_t first, int64_t last) {
+    if (reduction.runs[i].codec->factor_rank() > 0) return;
+    AddOwn(reduction.in.data<float>() + first,
+           reduction.residual.defined() ? reduction.residual.data<float>() + first : nullptr, reduction.residual_scale,
+           last - first, into, out + (first - begin));
+  });
+}
+
+void ClearOwnRuns(const EncodedReduction& reduction, int64_t begin, int64_t end) {
+  ForRunParts(reduction, begin, end, [&](size_t i, int64_t first, int64_t last) {
+    if (reduction.runs[i].codec->factor_rank() > 0) return;
+    std::fill(reduction.in.data<float>() + first, reduction.in.data<float>() + last, 0.0F);
+  });
 }
 
 std::string EncodedLayout(const EncodedReduction& reduction) {

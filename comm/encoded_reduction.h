@@ -74,6 +74,10 @@ void DecodeRuns(const EncodedReduction& reduction, const uint8_t* code, int64_t 
                 float* out);
 // out (+)= from + scale * residual, exactly what a rank adds in its own part.
 void AddOwn(const float* from, const float* residual, float scale, int64_t size, Codec::Into into, float* out);
+// A rank's own contribution to its own part [begin, end), into `out`, element `begin` of the sum; and then zeros in
+// `in`, where something is kept of what codes leave behind. Runs of factors are passed by.
+void AddOwnRuns(const EncodedReduction& reduction, int64_t begin, int64_t end, Codec::Into into, float* out);
+void ClearOwnRuns(const EncodedReduction& reduction, int64_t begin, int64_t end);
 // What ranks must agree on, as text.
 std::string EncodedLayout(const EncodedReduction& reduction);
 

@@ -109,7 +109,7 @@ Phase EncodedScatterPhase(std::shared_ptr<const EncodedParts> parts) {
     const int n = parts->ranks(), me = parts->rank;
     std::vector<int64_t> send_at(static_cast<size_t>(n) + 1);
     for (int r = 0; r < n; ++r) send_at[r + 1] = send_at[r] + (r == me ? 0 : parts->bytes(r));
-    const int64_t mine = parts->bytes(me), size = parts->at[me + 1] - parts->at[me];
+    const int64_t mine = parts->bytes(me);
     uint8_t* out = TakeScratch(parts->engine, operation, send_at[n]);
     uint8_t* in = TakeScratch(parts->engine, operation, mine * (n - 1));
     const auto code_from = [=](int r) { return in + (r < me ? r : r - 1) * mine; };
@@ -129,19 +129,18 @@ Phase EncodedScatterPhase(std::shared_ptr<const EncodedParts> parts) {
     ExchangeAmong(parts->members, me, phase, Way::kRecv, [&](int peer) {
       return std::pair{static_cast<void*>(code_from(peer)), mine};
     });
-    phase.then = [&operation, parts, code_from, size] {
+    phase.then = [&operation, parts, code_from] {
       const EncodedReduction& reduction = parts->reduction;
       const int me = parts->rank;
       for (int r = 0; r < parts->ranks(); ++r) {
         const auto into = r == 0 ? Codec::Into::kOverwrite : Codec::Into::kAdd;
         if (r == me) {
-          AddOwn(parts->Own(reduction.in), parts->Own(reduction.residual), reduction.residual_scale, size, into,
-                 parts->Sum());
+          AddOwnRuns(reduction, parts->at[me], parts->at[me + 1], into, parts->Sum());
         } else {
           DecodeRuns(reduction, code_from(r), parts->at[me], parts->at[me + 1], into, parts->Sum());
         }
       }
-      if (reduction.residual.defined()) std::fill_n(parts->Own(reduction.in), size, 0.0F);
+      if (reduction.residual.defined()) ClearOwnRuns(reduction, parts->at[me], parts->at[me + 1]);
       operation.scratch.resize(operation.scratch.size() - 2);
       return absl::OkStatus();
     };

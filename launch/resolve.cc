@@ -79,7 +79,7 @@ void CheckDuration(Checker& check, const char* field, const config::Duration& d,
 void CheckParameters(const config::Job& job, Checker& check) {
   const auto model = MakeModel(job.model());
   check.AddAll(OptimizerFor(job, *model).status());
-  check.AddAll(CheckCompression(job.comm().compression(), model->params()));
+  check.AddAll(CheckCompression(job.comm().compression(), model->params(), job.parallel().zero()));
 }
 
 // Data and model of a transformer.

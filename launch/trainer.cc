@@ -399,10 +399,11 @@ class Trainer {
 
   enum class Moments : uint8_t { kNo, kYes };
   std::vector<Stateful*> Everything(Moments moments = Moments::kYes) {
-    std::vector<Stateful*> all = {dp_.get(), buffers_.get(), batch_.get(), &progress_, &guard_};
+    std::vector<Stateful*> all;
+    if (compression_ != nullptr) all.push_back(compression_.get());  // first: it says which state codecs have
+    all.insert(all.end(), {dp_.get(), buffers_.get(), batch_.get(), &progress_, &guard_});
     if (moments == Moments::kYes) all.push_back(state_.get());
     if (ema_ != nullptr) all.push_back(ema_.get());
-    if (compression_ != nullptr) all.push_back(compression_.get());
     return all;
   }
 

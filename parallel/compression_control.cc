@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -179,7 +180,33 @@ absl::Status CompressionControl::EndStep(int64_t step, const RunErrors& errors, 
     return absl::OkStatus();
   }
   mine_.squares += errors.squares;
+  AddFactorErrors();
   return step + 1 == observe_from_ + config_.table_steps() ? FinishTable(step) : absl::OkStatus();
+}
+
+// Of PowerSGD the error is that of the sum, and ranks share the layers.
+void CompressionControl::AddFactorErrors() {
+  std::vector<int> ranks;
+  std::vector<size_t> at;
+  for (size_t o = 0; o < codecs_.options.size(); ++o) {
+    if (codecs_.options[o]->factor_rank() > 0) at.push_back(o);
+  }
+  std::sort(at.begin(), at.end(),
+            [&](size_t a, size_t b) { return codecs_.options[a]->factor_rank() < codecs_.options[b]->factor_rank(); });
+  for (const size_t o : at) ranks.push_back(codecs_.options[o]->factor_rank());
+  for (size_t l = 0; l < codecs_.layers.size() && !at.empty(); ++l) {
+    if (static_cast<int>(l) % mesh_.size() != mesh_.rank()) continue;
+    const Param& param = *params_[codecs_.layers[l]];
+    const Tensor sum = dp_.SummedGradient(param);
+    std::vector<double> errors(at.size());
+    const auto fit = static_cast<size_t>(
+        std::count_if(ranks.begin(), ranks.end(), [&](int rank) { return rank <= MostRank(param); }));
+    if (fit == 0) continue;
+    PowerSgdErrors(param.shape[0], param.size() / param.shape[0],
+                   {.gradient = sum.data<float>(), .size = param.size()}, absl::MakeSpan(ranks).first(fit),
+                   absl::MakeSpan(errors).first(fit));
+    for (size_t i = 0; i < fit; ++i) mine_.errors[l * codecs_.options.size() + at[i]] += errors[i];
+  }
 }
 
 absl::Status CompressionControl::FinishTable(int64_t step) {
@@ -224,7 +251,7 @@ void CompressionControl::CorrectCosts() {
     const int layer = layer_of_[p];
     const Codec& c = *codecs_.options[layer < 0 ? 0 : plan_.option[layer]];
     const double bytes = static_cast<double>(params_[p]->size()) * kFloat;
-    exchange += costs_.ExchangeSeconds(c, bytes, static_cast<double>(c.Bytes(params_[p]->size())), half());
+    exchange += costs_.ExchangeSeconds(c, bytes, static_cast<double>(CodeBytes(c, *params_[p])), half());
     codec += costs_.CodecSeconds(c, bytes, half());
   }
   exchange += costs_.Latency(half()) * static_cast<double>(dp_.plan().buckets.size());
@@ -240,13 +267,14 @@ CompressionProblem CompressionControl::ProblemOf(const Table& table, double tigh
   CompressionProblem problem;
   const size_t options = codecs_.options.size();
   for (size_t l = 0; l < codecs_.layers.size(); ++l) {
-    const int64_t size = params_[codecs_.layers[l]]->size();
+    const Param& param = *params_[codecs_.layers[l]];
     auto& row = problem.layers.emplace_back(options);
     for (size_t o = 0; o < options; ++o) {
       const Codec& codec = *codecs_.options[o];
-      const auto code_bytes = static_cast<double>(codec.Bytes(size));
-      const double bytes = static_cast<double>(size) * kFloat;
-      row[o].cost = TimeMode() ? exchange_factor_ * costs_.ExchangeSeconds(codec, bytes, code_bytes, half()) +
+      const auto code_bytes = static_cast<double>(CodeBytes(codec, param));
+      const double bytes = static_cast<double>(param.size()) * kFloat;
+      row[o].cost = codec.factor_rank() > MostRank(param) ? std::numeric_limits<double>::infinity()
+                    : TimeMode() ? exchange_factor_ * costs_.ExchangeSeconds(codec, bytes, code_bytes, half()) +
                                      codec_factor_ * costs_.CodecSeconds(codec, bytes, half())
                                : code_bytes;
       row[o].error_squares = table.errors[l * options + o];
@@ -334,10 +362,10 @@ LayerPlan CompressionControl::Planned(const Table& table, double tightness) cons
   plan.relative_budget = std::sqrt(problem.budget / table.squares);
   for (size_t p = 0; p < params_.size(); ++p) {
     const int layer = layer_of_[p];
-    const int64_t size = params_[p]->size();
-    plan.bytes += static_cast<double>(codecs_.options[layer < 0 ? 0 : plan.option[layer]]->Bytes(size));
-    plan.uniform_bytes += static_cast<double>(codecs_.options[layer < 0 ? 0 : codecs_.uniform]->Bytes(size));
-    plan.plain_bytes += static_cast<double>(size) * kFloat;
+    const Param& param = *params_[p];
+    plan.bytes += static_cast<double>(CodeBytes(*codecs_.options[layer < 0 ? 0 : plan.option[layer]], param));
+    plan.uniform_bytes += static_cast<double>(CodeBytes(*codecs_.options[layer < 0 ? 0 : codecs_.uniform], param));
+    plan.plain_bytes += static_cast<double>(param.size()) * kFloat;
   }
   return plan;
 }
@@ -389,7 +417,7 @@ std::string CompressionControl::PlanJson() const {
   for (size_t l = 0; l < codecs_.layers.size(); ++l) {
     const Param& param = *params_[codecs_.layers[l]];
     layers.push_back(param.name);
-    bits.push_back(8.0 * static_cast<double>(codecs_.options[plan_.option[l]]->Bytes(param.size())) /
+    bits.push_back(8.0 * static_cast<double>(CodeBytes(*codecs_.options[plan_.option[l]], param)) /
                    static_cast<double>(param.size()));
   }
   j["layers"] = layers;

@@ -77,6 +77,7 @@ class CompressionControl : public Stateful {
   ExchangeCosts::Half half() const {
     return zero_stage_ == 0 ? ExchangeCosts::Half::kAll : ExchangeCosts::Half::kScatter;
   }
+  void AddFactorErrors();
   absl::Status FinishTable(int64_t step);
   CompressionProblem ProblemOf(const Table& table, double tightness) const;
   OverlapProblem OverlapOf(CompressionProblem layers) const;

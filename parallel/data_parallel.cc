@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/rng.h"
@@ -155,6 +156,10 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
       }
     }
   }
+  if (dp->Encodes()) {
+    dp->factored_ = std::make_unique<FactoredGradients>(mesh.gradients(), options.codecs->seed);
+    dp->SetRanks();
+  }
   return dp;
 }
 
@@ -225,6 +230,53 @@ void DataParallel::SetCodecs(std::vector<const Codec*> of) {
     for (size_t i = 0; i < plan_.buckets[b].params.size(); ++i)
       buffers_->buckets[b].runs[i].codec = codec_of_[plan_.buckets[b].params[i]];
   }
+  SetRanks();
+}
+
+void DataParallel::SetRanks() {
+  for (const Param* param : params_) factored_->SetRank(*param, codec_of_[param->id]->factor_rank());
+}
+
+void DataParallel::StartFactors(size_t bucket, float residual_scale) {
+  auto& buffers = buffers_->buckets[bucket];
+  for (size_t i = 0; i < buffers.runs.size(); ++i) {
+    const EncodedRun& run = buffers.runs[i];
+    if (run.codec->factor_rank() == 0) continue;
+    float* const gradient = buffers.grads.data<float>() + run.begin;
+    factored_->Start(*params_[plan_.buckets[bucket].params[i]],
+                     {.gradient = gradient,
+                      .residual = buffers.kept ? buffers.residual.data<float>() + run.begin : nullptr,
+                      .residual_scale = residual_scale,
+                      .size = run.end - run.begin,
+                      .left = buffers.kept ? gradient : nullptr});
+  }
+}
+
+absl::Status DataParallel::FinishFactors() {
+  if (factored_ == nullptr || factored_->empty()) return absl::OkStatus();
+  if (options_.zero_stage == 0) {
+    return factored_->Finish([this](const Param& param) { return SummedGradient(param).data<float>(); });
+  }
+  // A rank owns pieces of a matrix, and takes them from the whole.
+  std::map<int, Tensor> whole;
+  SHOAL_RETURN_IF_ERROR(factored_->Finish([&](const Param& param) {
+    const bool mine = std::any_of(buffers_->pieces.begin(), buffers_->pieces.end(),
+                                  [&](const OwnedPiece& p) { return p.param == &param; });
+    return mine ? (whole[param.id] = Tensor::Zeros({param.size()}, DType::kF32)).data<float>() : nullptr;
+  }));
+  for (const OwnedPiece& piece : buffers_->pieces) {
+    if (const auto at = whole.find(piece.param->id); at != whole.end())
+      std::copy_n(at->second.data<float>() + piece.begin, piece.end - piece.begin, piece.grad.data<float>());
+  }
+  return absl::OkStatus();
+}
+
+Tensor DataParallel::SummedGradient(const Param& param) const {
+  CHECK(options_.zero_stage == 0) << "whole sums are there with ZeRO 0";
+  const int bucket = plan_.bucket_of[param.id];
+  const Bucket& b = plan_.buckets[bucket];
+  const auto i = static_cast<size_t>(std::find(b.params.begin(), b.params.end(), param.id) - b.params.begin());
+  return buffers_->buckets[bucket].owned.Rows(b.offsets[i], b.offsets[i] + param.size());
 }
 
 bool DataParallel::AllExact(size_t bucket) const {
@@ -277,6 +329,7 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const std::string& tag) {
   buffers.errors->assign(buffers.runs.size(), {});
   // Nothing is left behind before the first code, and nothing after an exact step.
   buffers.kept = KeepsResiduals() && (buffers.holds == Buffers::PerBucket::Residual::kHeld || !AllExact(bucket));
+  StartFactors(bucket, static_cast<float>(ratio));
   std::function<void(size_t, const CodecInput&)> observe;
   if (observe_ != nullptr) {
     observe = [this, bucket](size_t run, const CodecInput& input) {
@@ -299,6 +352,7 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const std::string& tag) {
 }
 
 void DataParallel::CommitResiduals(ThreadPool& pool, double rate) {
+  if (factored_ != nullptr) factored_->Commit();
   if (!KeepsResiduals()) return;
   OpContext ctx{.pool = &pool};
   for (size_t b = 0; b < buffers_->buckets.size(); ++b) {
@@ -366,6 +420,7 @@ absl::Status DataParallel::FinishReductions() {
   for (auto& buffers : buffers_->buckets) {
     if (buffers.work != nullptr && status.ok()) status = buffers.work->Wait();
   }
+  if (status.ok()) status = FinishFactors();
   observe_ = nullptr;
   reduce_wait_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return status;
@@ -433,6 +488,7 @@ void DataParallel::VisitResiduals(StateVisitor& visitor) {
 void DataParallel::VisitState(StateVisitor& visitor) {
   if (Encodes() && visitor.Has(kEncodedSteps)) visitor.Scalar(kEncodedSteps, encoded_steps_);
   if (KeepsResiduals()) VisitResiduals(visitor);
+  if (factored_ != nullptr) factored_->VisitState(visitor);
   for (const OwnedPiece& piece : buffers_->pieces) {
     visitor.TrueShape(piece.param->name, piece.param->shape);
     visitor.Shard(piece.param->name, piece.master, {{piece.param->size()}, {piece.begin}, {piece.end - piece.begin}});
@@ -453,17 +509,17 @@ int64_t DataParallel::grad_bytes() const {
 int64_t DataParallel::residual_bytes() const {
   int64_t bytes = 0;
   for (const auto& b : buffers_->buckets) bytes += b.residual.defined() ? b.residual.bytes() : 0;
-  return bytes;
+  return bytes + (factored_ == nullptr ? 0 : factored_->bytes());
 }
 int64_t DataParallel::reduced_bytes() const {
   if (mesh_.size() == 1) return 0;
   const int64_t halves = options_.zero_stage == 0 ? 2 : 1, ranks = mesh_.size();
   int64_t bytes = 0;
-  for (const auto& b : buffers_->buckets) {
-    int64_t whole = b.grads.bytes();
+  for (size_t b = 0; b < plan_.buckets.size(); ++b) {
+    int64_t whole = buffers_->buckets[b].grads.bytes();
     if (Encodes()) {
       whole = 0;
-      for (const EncodedRun& run : b.runs) whole += run.codec->Bytes(run.end - run.begin);
+      for (const int param : plan_.buckets[b].params) whole += CodeBytes(*codec_of_[param], *params_[param]);
     }
     bytes += halves * whole * (ranks - 1) / ranks;
   }

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/factored_gradients.h"
 #include "parallel/gradient_codecs.h"
 #include "parallel/mesh.h"
 #include "parallel/sharder.h"
@@ -80,6 +81,8 @@ class DataParallel : public ParamSource, public Stateful {
   void set_rate(double rate) { rate_ = rate; }
   // Codecs by Param::id, in place of those of the options, for steps that begin from now on. They outlive this.
   void SetCodecs(std::vector<const Codec*> of);
+  // The whole sum of a parameter's gradient, after FinishReductions; with ZeRO 0.
+  Tensor SummedGradient(const Param& param) const;
   // This step's reductions show what they are about to encode of a parameter; on the progress thread, until
   // FinishReductions. Before BeginMicroBatch.
   using Observer = std::function<void(int param, const CodecInput& input)>;
@@ -90,7 +93,8 @@ class DataParallel : public ParamSource, public Stateful {
   };
   std::vector<BucketTime> bucket_times() const;
   double backward_end() const { return backward_end_; }  // likewise: nothing was left to compute
-  // sum of squares of what this rank encoded in the last step, and of what its codes left behind.
+  // sum of squares of what this rank encoded in the last step, and of what its codes left behind; without matrices that
+  // travelled as factors.
   RunErrors codec_errors() const;
   // Gives the arena its memory back: gradients are gone. BeginStep does it, too.
   void ReleaseGradients();
@@ -125,6 +129,9 @@ class DataParallel : public ParamSource, public Stateful {
   bool KeepsResiduals() const { return Encodes() && options_.codecs->feedback == GradientCodecs::Feedback::kYes; }
   WorkPtr StartEncoded(size_t bucket, const std::string& tag);
   bool AllExact(size_t bucket) const;
+  void StartFactors(size_t bucket, float residual_scale);
+  absl::Status FinishFactors();
+  void SetRanks();
   void VisitResiduals(StateVisitor& visitor);
   std::vector<const Param*> params_;
   Mesh& mesh_;
@@ -136,6 +143,7 @@ class DataParallel : public ParamSource, public Stateful {
   absl::Status loaded_;
   std::vector<const Codec*> codec_of_;  // by Param::id; empty: none
   Observer observe_;
+  std::unique_ptr<FactoredGradients> factored_;  // null: nothing is encoded
   double last_began_ = 0, backward_end_ = 0;
   int64_t encoded_steps_ = 0;             // begun, for stochastic codecs
   double rate_ = 0, committed_rate_ = 0;  // 0: unknown

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "parallel/factored_gradients.h"
 #include "runtime/base/regex.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
@@ -18,6 +19,12 @@ bool TravelsPlain(const CompressionConfig& config, const std::vector<Regex>& exe
   return param.shape.size() < 2 || param.size() < config.min_elements() ||
          (param.param_class == ParamClass::kEmbedding && !config.embeddings()) ||
          std::any_of(exempt.begin(), exempt.end(), [&](const Regex& regex) { return regex.Matches(param.name); });
+}
+
+std::vector<Regex> ExemptOf(const CompressionConfig& config) {
+  std::vector<Regex> exempt;
+  for (const std::string& pattern : config.exempt()) exempt.push_back(Regex::Compile(pattern).value());
+  return exempt;
 }
 
 absl::Status Joined(const std::vector<std::string>& errors) {
@@ -42,7 +49,7 @@ void CheckExempt(const CompressionConfig& config, const std::vector<const Param*
 namespace {
 
 // What layers choose among when the job does not say. Unbiased ones alone where nothing is kept of what codes leave out.
-std::vector<std::string> KnownOptions(const CompressionConfig& config) {
+std::vector<std::string> KnownOptions(const CompressionConfig& config, int zero_stage) {
   std::vector<std::string> names;
   for (const CodecFamily& family : CodecFamilies()) {
     for (const absl::string_view name : family.codecs) {
@@ -50,6 +57,9 @@ std::vector<std::string> KnownOptions(const CompressionConfig& config) {
       const bool stochastic = family.name == "quantise_stochastic";
       if (config.error_feedback() ? !stochastic : !biased) names.emplace_back(name);
     }
+  }
+  for (const int rank : FactorRanks()) {
+    if (config.error_feedback() && zero_stage == 0) names.push_back(absl::StrCat("powersgd_", rank));
   }
   return names;
 }
@@ -76,7 +86,7 @@ void CheckCodec(const CompressionConfig& config, const std::string& field, const
   }
 }
 
-void CheckPlanning(const CompressionConfig& config, std::vector<std::string>& errors) {
+void CheckPlanning(const CompressionConfig& config, int zero_stage, std::vector<std::string>& errors) {
   const std::string prefix = "comm.compression.";
   if (!Planned(config)) {
     for (const auto& [set, field] : {std::pair{config.options_size() > 0, "options"},
@@ -91,7 +101,12 @@ void CheckPlanning(const CompressionConfig& config, std::vector<std::string>& er
     }
     return;
   }
-  for (const std::string& name : config.options()) CheckCodec(config, prefix + "options", name, errors);
+  for (const std::string& name : config.options()) {
+    CheckCodec(config, prefix + "options", name, errors);
+    if (const auto codec = MakeCodec(name, config.block()); codec.ok() && (*codec)->factor_rank() > 0 && zero_stage != 0)
+      errors.push_back(absl::StrCat(prefix, "options: ", name, " is planned by errors of whole sums, which parallel.zero: ",
+                                    zero_stage, " does not have; take parallel.zero: 0"));
+  }
   if (!(config.error_budget() > 0) || config.error_budget() > 100)
     errors.push_back(absl::StrCat(prefix, "error_budget is ", config.error_budget(),
                                   "; it is above 0 and at most 100, in squared errors of ", UniformCodec(config)));
@@ -107,15 +122,34 @@ void CheckPlanning(const CompressionConfig& config, std::vector<std::string>& er
                                   "; it is at least 2 (table_steps + lead_steps) = ", least));
 }
 
+// A uniform rank must fit every matrix; planned ones fit where they are taken.
+void CheckRanks(const CompressionConfig& config, const std::vector<const Param*>& params,
+                std::vector<std::string>& errors) {
+  const int rank = MakeCodec(UniformCodec(config), config.block()).value()->factor_rank();
+  const std::vector<Regex> exempt = ExemptOf(config);
+  for (const Param* param : params) {
+    if (rank <= MostRank(*param) || TravelsPlain(config, exempt, *param)) continue;
+    errors.push_back(absl::StrCat("comm.compression.codec is ", UniformCodec(config), ", but ", param->name, " ",
+                                  ShapeString(param->shape), " has rank ", MostRank(*param),
+                                  " at most; take that, or exempt it"));
+    return;
+  }
+}
+
 }  // namespace
 
-absl::Status CheckCompression(const CompressionConfig& config, const std::vector<const Param*>& params) {
+int64_t CodeBytes(const Codec& codec, const Param& param) {
+  return codec.factor_rank() > 0 ? FactorBytes(param, codec.factor_rank()) : codec.Bytes(param.size());
+}
+
+absl::Status CheckCompression(const CompressionConfig& config, const std::vector<const Param*>& params,
+                              int zero_stage) {
   std::vector<std::string> errors;
   if (config.mode() == CompressionConfig::OFF) {
     if (config.has_codec())
       errors.push_back(
           absl::StrCat("comm.compression.codec is '", config.codec(), "', but mode is OFF; write mode: UNIFORM"));
-    CheckPlanning(config, errors);
+    CheckPlanning(config, zero_stage, errors);
     return Joined(errors);
   }
   if (config.block() < 8 || config.block() % 8 != 0)
@@ -125,14 +159,16 @@ absl::Status CheckCompression(const CompressionConfig& config, const std::vector
     errors.push_back("comm.compression.codec is not set; mode UNIFORM takes one, as codec: \"q4\"");
   } else if (errors.empty()) {
     CheckCodec(config, "comm.compression.codec", UniformCodec(config), errors);
-    CheckPlanning(config, errors);
+    CheckPlanning(config, zero_stage, errors);
   }
   CheckExempt(config, params, errors);
+  if (errors.empty()) CheckRanks(config, params, errors);
   return Joined(errors);
 }
 
 std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig& config,
-                                                         const std::vector<const Param*>& params, uint64_t seed) {
+                                                         const std::vector<const Param*>& params, int zero_stage,
+                                                         uint64_t seed) {
   if (config.mode() == CompressionConfig::OFF) return nullptr;
   auto codecs = std::make_shared<GradientCodecs>();
   codecs->block = config.block();
@@ -148,7 +184,7 @@ std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig
   if (Planned(config)) {
     const std::vector<std::string> names = config.options_size() > 0
                                                ? std::vector<std::string>(config.options().begin(), config.options().end())
-                                               : KnownOptions(config);
+                                               : KnownOptions(config, zero_stage);
     codecs->options = {exact};
     for (const std::string& name : names) {
       if (std::find(codecs->options.begin(), codecs->options.end(), own(name)) == codecs->options.end())
@@ -161,15 +197,14 @@ std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig
   codecs->feedback = config.error_feedback() ? GradientCodecs::Feedback::kYes : GradientCodecs::Feedback::kNo;
   codecs->resume = config.resume();
   codecs->seed = seed;
-  std::vector<Regex> exempt;
-  for (const std::string& pattern : config.exempt()) exempt.push_back(Regex::Compile(pattern).value());
+  const std::vector<Regex> exempt = ExemptOf(config);
   for (const Param* param : params) {
     const bool plain = TravelsPlain(config, exempt, *param);
     const Codec* codec = plain ? exact : uniform;
     codecs->of.push_back(codecs->planned() ? exact : codec);
     if (!plain) codecs->layers.push_back(param->id);
     codecs->plain_bytes += param->size() * static_cast<int64_t>(sizeof(float));
-    codecs->code_bytes += codec->Bytes(param->size());
+    codecs->code_bytes += CodeBytes(*codec, *param);
   }
   return codecs;
 }
@@ -195,7 +230,7 @@ double OptionErrors(const GradientCodecs& codecs, const CodecInput& input, absl:
   for (size_t o = 0; o < codecs.options.size(); ++o) {
     if (known[o]) continue;
     errors[o] = 0;
-    if (codecs.options[o]->exact()) continue;
+    if (codecs.options[o]->exact() || codecs.options[o]->factor_rank() > 0) continue;
     code.resize(static_cast<size_t>(codecs.options[o]->Bytes(input.size)));
     const Encoded encoded = codecs.options[o]->Encode(looked_at, {}, code.data());
     errors[o] = encoded.error_squares;

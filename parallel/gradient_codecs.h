@@ -13,6 +13,9 @@
 
 namespace shoal {
 
+// Bytes of a parameter's whole code, or of its factors.
+int64_t CodeBytes(const Codec& codec, const Param& param);
+
 struct GradientCodecs {
   std::vector<const Codec*> of;  // by Param::id, never null; of planned modes, until there is a plan
   std::vector<int> layers;       // ids of the parameters that do not travel as they are, ascending
@@ -34,13 +37,16 @@ struct GradientCodecs {
 
 // Squared errors that each of codecs.options would make of `input`: whole families in one pass, others by encoding.
 // Returns the sum of x^2; not finite where an x is not.
+// Factors are left out: their errors are those of whole sums.
 double OptionErrors(const GradientCodecs& codecs, const CodecInput& input, absl::Span<double> errors);
 
 // InvalidArgument, one error a line, each beginning with its field: unknown codecs, biased ones without error feedback,
 // regular expressions that match nothing, options without a mode.
-absl::Status CheckCompression(const config::CompressionConfig& config, const std::vector<const Param*>& params);
+absl::Status CheckCompression(const config::CompressionConfig& config, const std::vector<const Param*>& params,
+                              int zero_stage);
 // Null when compression is off. `config` has passed CheckCompression.
 std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const config::CompressionConfig& config,
-                                                         const std::vector<const Param*>& params, uint64_t seed);
+                                                         const std::vector<const Param*>& params, int zero_stage,
+                                                         uint64_t seed);
 
 }  // namespace shoal

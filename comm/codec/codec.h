@@ -51,6 +51,9 @@ class Codec {
   virtual absl::string_view name() const = 0;
   // decoded == x always.
   virtual bool exact() const = 0;
+  // > 0: PowerSGD of that rank. Linear: no bytes, but factors, are summed over ranks by all-reduces; Bytes is 0, Encode
+  // and Decode do nothing (parallel/factored_gradients.h).
+  virtual int factor_rank() const { return 0; }
   // The code is the f32 elements themselves.
   virtual bool plain() const { return false; }
   // The mean of decoded over keys differs from x by more than a rounding to bf16: it needs error feedback.
@@ -66,8 +69,8 @@ class Codec {
   virtual void Decode(const uint8_t* code, int64_t size, Into into, float* out) const = 0;
 };
 
-// The codec of a name: fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, topk_<density in (0, 1]>; each quantiser takes
-// blocks of `block` elements (a multiple of 8). InvalidArgument says what was asked and what there is.
+// The codec of a name: fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, topk_<density in (0, 1]>, powersgd_<rank>; each quantiser
+// takes blocks of `block` elements (a multiple of 8). InvalidArgument says what was asked and what there is.
 absl::StatusOr<std::unique_ptr<Codec>> MakeCodec(absl::string_view name, int64_t block = 1024);
 
 // One row of the registry: what tests, benchmarks and documents go through.
@@ -80,5 +83,7 @@ struct CodecFamily {
   double (*errors)(const CodecInput& input, int64_t block, absl::Span<double> errors);
 };
 absl::Span<const CodecFamily> CodecFamilies();
+// Ranks of PowerSGD that planners choose among, ascending; PowerSgdErrors has their errors.
+absl::Span<const int> FactorRanks();
 
 }  // namespace shoal

@@ -15,6 +15,8 @@ std::unique_ptr<Codec> MakeQuantiser(int bits, Rounding rounding, int64_t block)
 // The ceil(density * size) largest by magnitude, ties by lowest index; at least one. `name` is as the user wrote it.
 std::unique_ptr<Codec> MakeTopK(absl::string_view name, double density);
 
+std::unique_ptr<Codec> MakeFactored(absl::string_view name, int rank);
+
 // CodecFamily::errors of each.
 double Bf16Errors(const CodecInput& input, int64_t block, absl::Span<double> errors);
 double NearestErrors(const CodecInput& input, int64_t block, absl::Span<double> errors);

@@ -15,7 +15,9 @@ constexpr absl::string_view kNearest[] = {"q2", "q3", "q4", "q5", "q6", "q7", "q
 constexpr absl::string_view kStochastic[] = {"q2_stochastic", "q3_stochastic", "q4_stochastic", "q5_stochastic",
                                              "q6_stochastic", "q7_stochastic", "q8_stochastic"};
 constexpr absl::string_view kTopK[] = {"topk_0.001", "topk_0.003", "topk_0.01", "topk_0.03", "topk_0.1"};
-constexpr char kChoices[] = "fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, topk_<density>, as topk_0.01";
+constexpr int kMostFactorRank = 256;
+constexpr char kChoices[] = "fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, topk_<density>, as topk_0.01, powersgd_<rank>, as "
+                            "powersgd_4";
 
 }  // namespace
 
@@ -25,6 +27,11 @@ absl::Span<const CodecFamily> CodecFamilies() {
                                               {"quantise_stochastic", kStochastic, StochasticErrors},
                                               {"topk", kTopK, TopKErrors}};
   return kFamilies;
+}
+
+absl::Span<const int> FactorRanks() {
+  static constexpr int kRanks[] = {1, 2, 4, 8, 16, 32};
+  return kRanks;
 }
 
 absl::StatusOr<std::unique_ptr<Codec>> MakeCodec(absl::string_view name, int64_t block) {
@@ -45,6 +52,13 @@ absl::StatusOr<std::unique_ptr<Codec>> MakeCodec(absl::string_view name, int64_t
     if (density > 0 && density <= 1) return MakeTopK(name, density);
     return absl::InvalidArgumentError(
         absl::StrCat("'", name, "' keeps a share of ", density, "; it lies above 0 and is at most 1"));
+  }
+  constexpr absl::string_view kFactoredPrefix = "powersgd_";
+  int rank = 0;
+  if (absl::StartsWith(name, kFactoredPrefix) && absl::SimpleAtoi(name.substr(kFactoredPrefix.size()), &rank)) {
+    if (rank >= 1 && rank <= kMostFactorRank) return MakeFactored(name, rank);
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", name, "' is of rank ", rank, "; it is from 1 to ", kMostFactorRank));
   }
   return absl::InvalidArgumentError(absl::StrCat("no codec is called '", name, "'; there are ", kChoices));
 }

@@ -100,7 +100,7 @@ absl::Status RunSteps(const Plan& plan, Books& books) {
                                                 {.zero_stage = plan.zero,
                                                  .bucket_bytes = 8192,
                                                  .arena = arena.get(),
-                                                 .codecs = MakeGradientCodecs(plan.config, Pointers(params), 9)}));
+                                                 .codecs = MakeGradientCodecs(plan.config, Pointers(params), plan.zero, 9)}));
     ThreadPool pool(1);
     dp->InitializeWeights(pool, 5);
     Stateful* all[] = {dp.get()};
@@ -161,7 +161,7 @@ double Lost(Books& books) {
 }
 
 TEST(GradientCodecs, NothingIsLostOverSteps) {
-  for (const char* codec : {"q2", "q4", "q4_stochastic", "topk_0.05", "bf16"}) {
+  for (const char* codec : {"q2", "q4", "q4_stochastic", "topk_0.05", "bf16", "powersgd_2"}) {
     for (const int zero : {0, 1}) {
       for (const int ranks : {1, 2, 4}) {
         Books books;
@@ -175,7 +175,7 @@ TEST(GradientCodecs, NothingIsLostOverSteps) {
 }
 
 TEST(GradientCodecs, ResumedEqualsUninterrupted) {
-  for (const char* codec : {"q4", "q4_stochastic"}) {
+  for (const char* codec : {"q4", "q4_stochastic", "powersgd_3"}) {
     for (const int zero : {0, 1}) {
       const std::string folder = absl::StrCat(testing::TempDir(), "/codecs_resumed_", codec, "_", zero);
       std::filesystem::remove_all(folder);
@@ -220,7 +220,7 @@ TEST(GradientCodecs, EmbeddingsVectorsSmallAndExemptTensorsTravelAsTheyAre) {
   const auto params = SomeParams();
   const auto names = [&](const CompressionConfig& config) {
     std::string text;
-    const auto codecs = MakeGradientCodecs(config, Pointers(params), 1);
+    const auto codecs = MakeGradientCodecs(config, Pointers(params), 0, 1);
     for (const Codec* codec : codecs->of) absl::StrAppend(&text, codec->name(), " ");
     return text;
   };
@@ -232,17 +232,19 @@ TEST(GradientCodecs, EmbeddingsVectorsSmallAndExemptTensorsTravelAsTheyAre) {
   EXPECT_EQ(names(config), "q4 fp32 q4 fp32 ");
   config.set_min_elements(1000);
   EXPECT_EQ(names(config), "fp32 fp32 q4 fp32 ");
-  EXPECT_EQ(MakeGradientCodecs(CompressionConfig(), Pointers(params), 1), nullptr);
+  EXPECT_EQ(MakeGradientCodecs(CompressionConfig(), Pointers(params), 0, 1), nullptr);
 }
 
 TEST(GradientCodecs, WrongConfigurationsAreToldWithTheirField) {
   const auto params = SomeParams();
   const auto message = [&](const CompressionConfig& config) {
-    return std::string(CheckCompression(config, Pointers(params)).message());
+    return std::string(CheckCompression(config, Pointers(params), 0).message());
   };
   EXPECT_EQ(message(Uniform("q4")), "");
   EXPECT_THAT(message(Uniform("q9")), HasSubstr("comm.compression.codec"));
   EXPECT_THAT(message(Uniform("topk_0")), HasSubstr("comm.compression.codec"));
+  EXPECT_EQ(message(Uniform("powersgd_9")), "");
+  EXPECT_THAT(message(Uniform("powersgd_10")), HasSubstr("but last.weight [129, 9] has rank 9 at most"));
   CompressionConfig config = Uniform("q4");
   config.set_error_feedback(false);
   EXPECT_THAT(message(config), HasSubstr("q4_stochastic"));
