@@ -241,10 +241,10 @@ int main(int argc, char** argv) {
       ->add_option(
           "what", bench_args.what,
           "probe, step, batches, attention, activations, checkpoint, tracing, images, conv, parity, optimizer, "
-          "muon or codec")
+          "muon, codec, exchange or planner")
       ->required()
       ->check(CLI::IsMember({"probe", "step", "batches", "attention", "activations", "checkpoint", "tracing", "images",
-                             "conv", "parity", "optimizer", "muon", "codec"}));
+                             "conv", "parity", "optimizer", "muon", "codec", "exchange", "planner"}));
   bench->add_option("job", bench_args.job.job, "job file, for step, conv and others");
   bench->add_option("--set", bench_args.job.sets, "override a field of the job")->expected(1)->take_all();
   bench->add_option("--threads", bench_args.threads, "threads per rank")->check(CLI::PositiveNumber);

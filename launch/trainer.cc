@@ -686,6 +686,7 @@ class Trainer {
     if (options_.losses != nullptr) options_.losses->push_back(record.loss);
     if (options_.step_seconds != nullptr) options_.step_seconds->push_back(record.seconds);
     if (options_.data_seconds != nullptr) options_.data_seconds->push_back(record.data_seconds);
+    if (options_.records != nullptr) options_.records->push_back(record);
     last_ = record;
     if (!first()) {
       if (options_.log != nullptr && record.step % job_.log().every_steps() == 0) {

@@ -11,6 +11,7 @@
 #include "launch/rank_log.h"
 #include "runtime/base/rank_context.h"
 #include "runtime/obs/span.h"
+#include "runtime/obs/step_record.h"
 
 namespace shoal {
 
@@ -35,6 +36,7 @@ struct TrainerOptions {
   std::vector<double>* losses = nullptr;        // every step's loss, for tests and benchmarks; not owned
   std::vector<double>* step_seconds = nullptr;  // every step's time; not owned
   std::vector<double>* data_seconds = nullptr;  // of it, what was waited for data; not owned
+  std::vector<StepRecord>* records = nullptr;   // all that is known of every step; not owned
   double* first_step_at = nullptr;              // SteadySeconds() when the first step begins; not owned
   double* predicted_seconds = nullptr;  // of the first step, where a calibration fits; else untouched; not owned
   SpanSink* spans = nullptr;            // what this rank does, op by op; not owned

@@ -18,6 +18,7 @@
 #include "comm/world.h"
 #include "launch/commands.h"
 #include "launch/commands/bench_codec.h"
+#include "launch/commands/bench_exchange.h"
 #include "launch/commands/bench_optimizer.h"
 #include "launch/commands/bench_parity.h"
 #include "launch/config_loader.h"
@@ -118,6 +119,7 @@ int Step(const BenchArgs& args) {
   job->mutable_runtime()->set_compute(
       SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone).compute);
   std::vector<double> losses, seconds, data_seconds;
+  std::vector<StepRecord> records;
   double predicted = 0, first_step = 0;
   const double age = ProcessAge(), age_at = Now();
   int ranks = 1;
@@ -129,7 +131,7 @@ int Step(const BenchArgs& args) {
                      .pool = std::make_unique<ThreadPool>(args.threads)};
     TrainerOptions options{.job = *job, .run_dir = "", .console = TrainerOptions::Console::kQuiet};
     if (world.rank() == 0) options.losses = &losses, options.step_seconds = &seconds;
-    if (world.rank() == 0) options.data_seconds = &data_seconds;
+    if (world.rank() == 0) options.data_seconds = &data_seconds, options.records = &records;
     if (world.rank() == 0) options.first_step_at = &first_step;
     if (world.rank() == 0 && job->runtime().has_calibration()) options.predicted_seconds = &predicted;
     return Train(rank, world, options).status();
@@ -159,6 +161,12 @@ int Step(const BenchArgs& args) {
       {"predicted_bytes", PredictMemory(*job, ranks, Checkpoints::kNo).total()},
       {"bf16_native", HostPrefersBf16()},
       {"losses", losses}};
+  for (auto r = records.begin() + args.warmup; r != records.end() && r->reduced_bytes > 0; ++r) {
+    report["reduced_bytes"].push_back(r->reduced_bytes);
+    report["exposed_seconds"].push_back(r->reduce_exposed_seconds);
+    if (r->reduce_predicted_seconds >= 0) report["predicted_exposed_seconds"].push_back(r->reduce_predicted_seconds);
+    if (r->compression_plan >= 0) report["compression_plan"].push_back(r->compression_plan);
+  }
   if (job->model().has_resnet()) {
     report["images"] = job->global_batch().images();
   } else {
@@ -365,6 +373,10 @@ int RunBench(const BenchArgs& args) {
   }
   if (args.what == "codec") {
     const absl::Status status = BenchCodec(args);
+    return status.ok() ? 0 : Fail(status);
+  }
+  if (args.what == "exchange" || args.what == "planner") {
+    const absl::Status status = args.what == "exchange" ? BenchExchange(args) : BenchPlanner(args);
     return status.ok() ? 0 : Fail(status);
   }
   if (args.what == "batches") return Batches(args);

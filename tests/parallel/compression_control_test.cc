@@ -1,0 +1,230 @@
+// Plans of gradient codecs in training: measured, made, broadcast, put into force, followed, and kept over restarts.
+#include "parallel/compression_control.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <mutex>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "comm/world.h"
+#include "parallel/checkpoint/checkpoint_store.h"
+#include "runtime/base/rng.h"
+#include "runtime/base/status.h"
+
+namespace shoal {
+namespace {
+
+using config::CompressionConfig;
+using testing::HasSubstr;
+
+// Layers whose gradients differ a hundredfold, so that a plan has something to choose.
+std::vector<Param> SomeParams() {
+  std::vector<Param> params;
+  const std::vector<std::pair<std::string, Shape>> shapes = {{"a.weight", {64, 64}}, {"a.bias", {64}},
+                                                             {"b.weight", {96, 50}}, {"c.weight", {128, 40}},
+                                                             {"d.weight", {32, 200}}};
+  for (const auto& [name, shape] : shapes)
+    params.push_back({.name = name, .shape = shape, .id = static_cast<int>(params.size())});
+  return params;
+}
+std::vector<const Param*> Pointers(const std::vector<Param>& params) {
+  std::vector<const Param*> pointers;
+  for (const Param& p : params) pointers.push_back(&p);
+  return pointers;
+}
+float FakeGrad(int rank, int64_t step, int param, int64_t i) {
+  const float scale[] = {1, 1, 0.3F, 0.03F, 0.01F};
+  return scale[param] * Rng({3, RngPurpose::kTest, static_cast<uint64_t>(param)})
+                            .Normal(static_cast<uint64_t>(rank * 1000 + step), static_cast<uint64_t>(i));
+}
+
+CompressionConfig Planned(CompressionConfig::Mode mode) {
+  CompressionConfig config;
+  config.set_mode(mode);
+  config.set_block(64);
+  config.set_min_elements(100);
+  config.set_warmup_steps(6);
+  config.set_table_steps(2);
+  config.set_lead_steps(2);
+  config.set_replan_every_steps(8);
+  return config;
+}
+
+struct Steps {
+  CompressionConfig config = Planned(CompressionConfig::LGRECO_BYTES);
+  int ranks = 3, zero = 0;
+  int64_t from_step = 1, steps = 12;
+  int64_t skipped = -1, bad = -1;  // a step not taken; one whose gradient holds a NaN on one rank, and so is not taken
+  float growth = 1;                // of the last layer's gradient after step 8
+  std::string load = {}, save = {};
+};
+struct Seen {
+  std::vector<std::string> news;        // of rank 0
+  std::vector<LayerPlan> plans;         // in force at the end, by rank
+  std::vector<std::string> of_layers;   // codecs of the last step, rank 0
+  std::vector<float> last;              // the last sum, rank 0
+  std::vector<double> errors;           // relative, of each step, all ranks
+  std::string json;
+};
+
+absl::Status Go(const Steps& run, Seen& seen) {
+  const auto params = SomeParams();
+  const std::vector<const Param*> pointers = Pointers(params);
+  std::mutex mutex;
+  seen.plans.resize(static_cast<size_t>(run.ranks));
+  return RunThreadRanks(run.ranks, {}, [&](int rank, Communicator& world) -> absl::Status {
+    SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
+    const auto codecs = MakeGradientCodecs(run.config, pointers, run.zero, 9);
+    SHOAL_ASSIGN_OR_RETURN(auto dp, DataParallel::Create(pointers, *mesh,
+                                                         {.zero_stage = run.zero, .bucket_bytes = 32768, .codecs = codecs}));
+    ExchangeCosts costs{.ranks = run.ranks, .all_reduce = {1e-6, 1e-8}, .reduce_scatter = {1e-6, 5e-9},
+                        .all_to_all = {1e-6, 5e-9}, .all_gather = {1e-6, 5e-9}};
+    CompressionControl control(run.config, pointers, *codecs, *dp, *mesh, run.zero, costs);
+    ThreadPool pool(1);
+    dp->InitializeWeights(pool, 5);
+    Stateful* all[] = {&control, dp.get()};
+    if (!run.load.empty()) {
+      CheckpointStore store({.dir = run.load}, world);
+      SHOAL_RETURN_IF_ERROR(store.LoadNewest(all).status());
+      SHOAL_RETURN_IF_ERROR(dp->FinishLoad());
+    }
+    for (int64_t step = run.from_step; step < run.from_step + run.steps; ++step) {
+      dp->BeginStep();
+      SHOAL_ASSIGN_OR_RETURN(const std::string news, control.BeginStep(step));
+      if (rank == 0 && !news.empty()) seen.news.push_back(absl::StrCat(step, ": ", news));
+      dp->BeginMicroBatch(DataParallel::MicroBatch::kLast);
+      for (size_t i = params.size(); i-- > 0;) {
+        const Tensor grad = dp->Grad(params[i]).grad;
+        for (int64_t e = 0; e < params[i].size(); ++e) {
+          grad.data<float>()[e] = FakeGrad(rank, step, static_cast<int>(i), e);
+          if (i == 4 && step > 8) grad.data<float>()[e] *= run.growth;
+        }
+        if (step == run.bad && rank == 1 && i == 2) grad.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
+        dp->Ready(params[i]);
+      }
+      SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
+      const RunErrors mine = dp->codec_errors();
+      SHOAL_ASSIGN_OR_RETURN(const auto sums, AllReduceValues(world, {mine.squares, mine.error_squares}, ReduceOp::kSum,
+                                                              {.tag = "errors"}));
+      const bool taken = step != run.skipped && step != run.bad;
+      SHOAL_RETURN_IF_ERROR(control.EndStep(step, {sums[0], sums[1]}, taken ? CompressionControl::Outcome::kTaken
+                                                                           : CompressionControl::Outcome::kSkipped));
+      if (taken) dp->CommitResiduals(pool, 0);
+      const std::lock_guard lock(mutex);
+      if (rank != 0) continue;
+      seen.errors.push_back(sums[0] > 0 ? std::sqrt(sums[1] / sums[0]) : 0);
+      seen.last.clear();
+      for (const OwnedPiece& piece : dp->pieces())
+        seen.last.insert(seen.last.end(), piece.grad.data<float>(), piece.grad.data<float>() + piece.grad.size());
+    }
+    if (!run.save.empty()) {
+      std::filesystem::create_directories(run.save);
+      CheckpointStore store({.dir = run.save}, world);
+      SHOAL_RETURN_IF_ERROR(store.Save(run.from_step + run.steps - 1, all, CheckpointStore::Best::kNo));
+      SHOAL_RETURN_IF_ERROR(store.Wait());
+    }
+    const std::lock_guard lock(mutex);
+    seen.plans[static_cast<size_t>(rank)] = control.plan();
+    if (rank == 0) {
+      seen.json = control.PlanJson();
+      for (size_t l = 0; l < control.plan().option.size(); ++l)
+        seen.of_layers.emplace_back(codecs->options[control.plan().option[l]]->name());
+    }
+    return absl::OkStatus();
+  });
+}
+
+TEST(CompressionControl, PlansAfterWarmUpWithinTheBudgetForFewerBytes) {
+  for (const auto mode : {CompressionConfig::LGRECO_BYTES, CompressionConfig::LGRECO_TIME}) {
+    for (const int zero : {0, 1}) {
+      SCOPED_TRACE(absl::StrCat(CompressionConfig::Mode_Name(mode), ", ZeRO ", zero));
+      Steps run{.config = Planned(mode), .zero = zero};
+      Seen seen;
+      const absl::Status status = Go(run, seen);
+      ASSERT_TRUE(status.ok()) << status;
+      ASSERT_FALSE(seen.news.empty());
+      EXPECT_THAT(seen.news[0], HasSubstr("6: compression plan 1: "));
+      for (const LayerPlan& plan : seen.plans) {
+        EXPECT_GE(plan.id, 1);
+        EXPECT_EQ(plan.option, seen.plans[0].option) << "ranks hold different plans";
+        EXPECT_LE(plan.relative_error, plan.relative_budget * (1 + 1e-9));
+        EXPECT_LE(plan.bound, plan.cost);
+        EXPECT_LE(plan.cost, plan.uniform_cost);
+        EXPECT_EQ(plan.exposed_seconds >= 0, mode == CompressionConfig::LGRECO_TIME);
+      }
+      if (mode == CompressionConfig::LGRECO_BYTES) {
+        EXPECT_LT(seen.plans[0].bytes, seen.plans[0].uniform_bytes);
+        EXPECT_GT(std::set<std::string>(seen.of_layers.begin(), seen.of_layers.end()).size(), 1U);
+      }
+      // Exact before, and as predicted after: gradients of all steps are alike here, but residuals are new.
+      for (int step = 1; step < 6; ++step) EXPECT_EQ(seen.errors[static_cast<size_t>(step - 1)], 0);
+      if (mode == CompressionConfig::LGRECO_BYTES) {
+        EXPECT_NEAR(seen.errors[5], seen.plans[0].relative_error, 0.5 * seen.plans[0].relative_error);
+      }
+      EXPECT_THAT(seen.json, HasSubstr("\"layers\":[\"a.weight\",\"b.weight\",\"c.weight\",\"d.weight\"]"));
+    }
+  }
+}
+
+TEST(CompressionControl, SkippedStepsAndNaNsAreInNoTable) {
+  Seen plain, skipped, bad;
+  ASSERT_TRUE(Go({.steps = 8}, plain).ok());
+  // Its table begins anew after a step that does not count, so the plan comes later.
+  ASSERT_TRUE(Go({.steps = 10, .skipped = 3}, skipped).ok());
+  ASSERT_TRUE(Go({.steps = 10, .bad = 3}, bad).ok());
+  EXPECT_THAT(plain.news[0], HasSubstr("6: compression plan 1"));
+  for (const Seen* seen : {&skipped, &bad}) {
+    ASSERT_FALSE(seen->news.empty());
+    EXPECT_THAT(seen->news[0], HasSubstr("7: compression plan 1"));
+    EXPECT_TRUE(std::isfinite(seen->last[0]));
+  }
+}
+
+TEST(CompressionControl, ResumedEqualsUninterrupted) {
+  // In the middle of a table, with a plan pending, and with one in force.
+  for (const int64_t at : {3, 5, 9}) {
+    const std::string folder = absl::StrCat(testing::TempDir(), "/control_resumed_", at);
+    std::filesystem::remove_all(folder);
+    Seen whole, first, rest;
+    ASSERT_TRUE(Go({.steps = 14}, whole).ok());
+    ASSERT_TRUE(Go({.steps = at, .save = folder}, first).ok());
+    const absl::Status status = Go({.from_step = at + 1, .steps = 14 - at, .load = folder}, rest);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(whole.last, rest.last) << "stopped after step " << at;
+    EXPECT_EQ(whole.json, rest.json) << "stopped after step " << at;
+  }
+}
+
+TEST(CompressionControl, OtherOptionsOrRanksOnResumePlanAnew) {
+  const std::string folder = absl::StrCat(testing::TempDir(), "/control_other_options");
+  std::filesystem::remove_all(folder);
+  Seen first, other, fewer;
+  ASSERT_TRUE(Go({.steps = 9, .save = folder}, first).ok());
+  Steps run{.from_step = 10, .steps = 6, .load = folder};
+  run.config.add_options("bf16");
+  ASSERT_TRUE(Go(run, other).ok());
+  EXPECT_EQ(other.plans[0].id, 0);
+  const absl::Status status = Go({.ranks = 2, .from_step = 10, .steps = 6, .load = folder}, fewer);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_GE(fewer.plans[0].id, first.plans[0].id);
+}
+
+// A layer that was small when it was planned, and is not any more: what its code leaves out is far above the budget.
+TEST(CompressionControl, ErrorsFarAboveTheBudgetReturnToExact) {
+  Seen seen;
+  Steps run{.steps = 16, .growth = 3000};
+  run.config.set_replan_every_steps(1000);
+  ASSERT_TRUE(Go(run, seen).ok());
+  EXPECT_THAT(seen.of_layers, testing::Each("fp32"));
+  EXPECT_EQ(seen.plans[0].notes, "errors were far above the budget");
+  EXPECT_GT(seen.errors[8], seen.plans[0].relative_budget);
+  EXPECT_EQ(seen.errors.back(), 0);
+}
+
+}  // namespace
+}  // namespace shoal
