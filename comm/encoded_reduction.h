@@ -31,7 +31,7 @@ struct EncodedRun {
   int64_t first = 0;             // element `begin` inside the flattened tensor
 };
 
-struct RunErrors {
+struct RunErrors {  // a sum over runs, where there are several
   double squares = 0;        // of what this rank encoded of a run: sum of x^2
   double error_squares = 0;  // and of what its codes left behind
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "comm/codec/power_sgd.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/obs/span.h"
@@ -52,6 +53,7 @@ LinearTime FitLinearTime(absl::Span<const std::pair<double, double>> points) {
 }
 
 double ExchangeCosts::ExchangeSeconds(const Codec& codec, double bytes, double code_bytes, Half half) const {
+  if (codec.factor_rank() > 0) return all_reduce(code_bytes);
   if (codec.plain()) return bytes * (half == Half::kAll ? all_reduce : reduce_scatter).per_byte;
   return code_bytes * (all_to_all.per_byte + (half == Half::kAll ? all_gather.per_byte : 0));
 }
@@ -60,6 +62,7 @@ double ExchangeCosts::CodecSeconds(const Codec& codec, double bytes, Half half) 
   if (codec.plain()) return 0;
   const auto at = codecs.find(std::string(codec.name()));
   if (at == codecs.end()) return 0;
+  if (codec.factor_rank() > 0) return bytes * at->second.encode.per_byte;
   // As a worker all parts but one's own, as an owner the sum; decoded are the others' contributions, and all parts.
   const double others = bytes * (ranks - 1) / ranks;
   const CodecCosts& c = at->second;
@@ -100,10 +103,27 @@ absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_b
 
 absl::Status MeasureCodecs(Communicator& comm, absl::Span<const Codec* const> codecs, ExchangeCosts& costs) {
   const Rng rng({1, RngPurpose::kCodec, NameHash("calibrate")});
-  constexpr int64_t kMost = 256 << 10;
+  constexpr int64_t kMost = 512 * 512;
   std::vector<float> gradient(kMost), residual(kMost, 0.0F), left(kMost), out(kMost, 0.0F);
   for (int64_t i = 0; i < kMost; ++i) gradient[i] = rng.Normal(0, static_cast<uint64_t>(i));
   for (const Codec* codec : codecs) {
+    if (const int rank = codec->factor_rank(); rank > 0) {
+      constexpr int64_t kSide = 512;
+      const PowerSgdShape shape{kSide, kSide, std::min<int>(rank, kSide)};
+      std::vector<float> q(static_cast<size_t>(kSide) * shape.rank), p = q;
+      const CodecInput input{.gradient = gradient.data(), .residual = residual.data(), .size = kMost, .left = left.data()};
+      SHOAL_ASSIGN_OR_RETURN(const double round, MedianSeconds(comm, [&] {
+        PowerSgdStart(shape, 1, 1, 0, 0, q.data());
+        PowerSgdProject(shape, input, q.data(), p.data());
+        Orthonormalise(kSide, shape.rank, p.data());
+        PowerSgdBackProject(shape, input, p.data(), q.data());
+        PowerSgdResidual(shape, input, p.data(), q.data());
+        PowerSgdReconstruct(shape, p.data(), q.data(), out.data());
+        return absl::OkStatus();
+      }));
+      costs.codecs[std::string(codec->name())] = {{0, round / static_cast<double>(kMost * kFloat)}, {}};
+      continue;
+    }
     std::vector<uint8_t> code(static_cast<size_t>(codec->Bytes(kMost)));
     std::vector<std::pair<double, double>> encode, decode;
     for (const int64_t n : {kMost / 16, kMost}) {

@@ -22,7 +22,7 @@ LinearTime FitLinearTime(absl::Span<const std::pair<double, double>> points);
 
 // Seconds of f32 bytes through one thread of a rank.
 struct CodecCosts {
-  LinearTime encode = {};  // with error feedback
+  LinearTime encode = {};  // with error feedback; of PowerSGD the whole round
   LinearTime decode = {};
 };
 
@@ -33,7 +33,7 @@ struct ExchangeCosts {
   LinearTime all_reduce = {}, reduce_scatter = {}, all_to_all = {}, all_gather = {};
   std::map<std::string, CodecCosts> codecs = {};  // by name
 
-  // Seconds per f32 byte of a reduction through `codec`, whose code takes code_bytes of `bytes`: exchange alone, and
+  // Seconds of a reduction through `codec`, whose code takes code_bytes of `bytes`: exchange alone, and
   // the codec's own part. `scatter_only`: the sum stays with its owners (ZeRO 1).
   enum class Half : uint8_t { kScatter, kAll };
   double ExchangeSeconds(const Codec& codec, double bytes, double code_bytes, Half half) const;

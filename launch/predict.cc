@@ -131,7 +131,7 @@ CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShap
 std::map<std::string, double> StepTraffic(const DataParallel& dp, const OptimizerState& state, const Mesh& mesh) {
   const bool alone = mesh.size() == 1;
   return {{"reduce", alone ? 0.0 : static_cast<double>(dp.grad_bytes())},
-          {"scalars", alone ? 0.0 : 8.0 * (7 + mesh.size())},
+          {"scalars", alone ? 0.0 : 8.0 * (11 + mesh.size())},
           {"optimizer", static_cast<double>(state.update_bytes())},
           {"publish", alone && dp.master_bytes() == 0 ? 0.0 : static_cast<double>(dp.weight_bytes())}};
 }

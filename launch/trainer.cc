@@ -80,7 +80,7 @@ struct Losses {
 };
 
 // What every step's collective sums over ranks: the loss, the squared gradient norm, rows that were classified
-// correctly, the wish to stop, NoiseTerms (0 where noise is not measured), RunErrors of gradient codes (0 without), and
+// correctly, the wish to stop, NoiseTerms (0 where noise is not measured), RunErrors of gradient codes and factors (0 without), and
 // from kRanks on how long each rank worked.
 enum StepScalar : size_t {
   kLoss,
@@ -92,6 +92,8 @@ enum StepScalar : size_t {
   kSamples,
   kEncodedSquares,
   kCodecErrors,
+  kFactoredSquares,
+  kFactorErrors,
   kRanks
 };
 
@@ -465,6 +467,9 @@ class Trainer {
     const RunErrors codes = dp_->codec_errors();
     scalars[kEncodedSquares] = codes.squares;
     scalars[kCodecErrors] = codes.error_squares;
+    const RunErrors factors = dp_->factor_errors();
+    scalars[kFactoredSquares] = factors.squares;
+    scalars[kFactorErrors] = factors.error_squares;
     const bool files = first() && !options_.run_dir.empty();
     scalars[kStop] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;
     scalars[kRanks + static_cast<size_t>(world_.rank())] = record.forward_seconds + record.backward_seconds;
@@ -489,6 +494,7 @@ class Trainer {
       record.reduce_predicted_seconds = compression_->plan().exposed_seconds;
       SHOAL_RETURN_IF_ERROR(compression_->EndStep(
           progress_.step + 1, {scalars[kEncodedSquares], scalars[kCodecErrors]},
+          {scalars[kFactoredSquares], scalars[kFactorErrors]},
           record.skip_reason.empty() ? CompressionControl::Outcome::kTaken : CompressionControl::Outcome::kSkipped));
     }
 

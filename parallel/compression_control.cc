@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <utility>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -31,6 +32,7 @@ json ToJson(const LayerPlan& plan, const GradientCodecs& codecs) {
           {"codecs", names},
           {"relative_error", plan.relative_error},
           {"relative_budget", plan.relative_budget},
+          {"coded_budget", plan.coded_budget},
           {"cost", plan.cost},
           {"bound", plan.bound},
           {"uniform_cost", plan.uniform_cost},
@@ -59,6 +61,7 @@ absl::StatusOr<LayerPlan> FromJson(const json& j, const GradientCodecs& codecs) 
           absl::StrCat("a plan is of ", plan.option.size(), " layers, this model has ", codecs.layers.size()));
     plan.relative_error = j.at("relative_error").get<double>();
     plan.relative_budget = j.at("relative_budget").get<double>();
+    plan.coded_budget = j.at("coded_budget").get<double>();
     plan.cost = j.at("cost").get<double>();
     plan.bound = j.at("bound").get<double>();
     plan.uniform_cost = j.at("uniform_cost").get<double>();
@@ -71,6 +74,17 @@ absl::StatusOr<LayerPlan> FromJson(const json& j, const GradientCodecs& codecs) 
     return absl::DataLossError(absl::StrCat("a compression plan is damaged: ", e.what()));
   }
   return plan;
+}
+
+double SumOfSquares(const float* x, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return sum;
+}
+
+// What waits of codes that leave a share of the squares they are given, relative to the gradients.
+double Waiting(double share) {
+  return share < 1 ? share / (1 - share) : std::numeric_limits<double>::infinity();
 }
 
 // "12 q3, 9 bf16": how many layers take what.
@@ -97,7 +111,7 @@ CompressionControl::CompressionControl(const config::CompressionConfig& config, 
       layer_of_(params.size(), -1) {
   for (size_t l = 0; l < codecs.layers.size(); ++l) layer_of_[codecs.layers[l]] = static_cast<int>(l);
   plan_.option.assign(codecs.layers.size(), 0);
-  mine_.errors.assign(codecs.layers.size() * codecs.options.size(), 0);
+  mine_.rows.assign(codecs.layers.size() * width(), 0);
   observe_from_ = config.warmup_steps() - config.lead_steps() - config.table_steps() + 1;
 }
 
@@ -106,7 +120,7 @@ CompressionControl::~CompressionControl() {
 }
 
 absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
-  std::string news;
+  std::string news = std::exchange(news_, "");
   if (step == activate_at_) {
     activate_at_ = -1;
     SHOAL_ASSIGN_OR_RETURN(
@@ -130,31 +144,49 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
     }
   }
   if (Observes(step)) {
+    SetCodecs(Purpose::kMeasure);
     dp_.Observe([this](int param, const CodecInput& input) {
       const int layer = layer_of_[param];
       if (layer < 0) return;
-      std::vector<double> errors(codecs_.options.size());
-      if (!std::isfinite(OptionErrors(codecs_, input, absl::MakeSpan(errors))))
-        errors.assign(errors.size(), std::numeric_limits<double>::quiet_NaN());
-      double* row = mine_.errors.data() + static_cast<size_t>(layer) * errors.size();
-      for (size_t o = 0; o < errors.size(); ++o) row[o] += errors[o];
+      AddRow(layer, input);
     });
   }
   return news;
 }
 
+void CompressionControl::AddRow(int layer, const CodecInput& input) {
+  double* row = mine_.rows.data() + static_cast<size_t>(layer) * width();
+  const size_t options = codecs_.options.size();
+  std::vector<double> errors(options);
+  const double squares = OptionErrors(codecs_, input, absl::MakeSpan(errors));
+  for (size_t o = 0; o < options; ++o) row[o] += errors[o];
+  row[options] += squares;
+  row[options + 1] += SumOfSquares(input.gradient, input.size);
+}
+
+// A sum of factors shows nothing of what they leave out: where errors are measured, such layers travel as bytes.
+void CompressionControl::SetCodecs(Purpose purpose) {
+  std::vector<const Codec*> of(params_.size(), codecs_.options[0]);
+  for (size_t l = 0; l < plan_.option.size(); ++l) {
+    const Codec* codec = codecs_.options[plan_.option[l]];
+    if (purpose == Purpose::kMeasure && codec->factor_rank() > 0) codec = codecs_.measuring;
+    of[codecs_.layers[l]] = codec;
+  }
+  dp_.SetCodecs(std::move(of));
+}
+
 void CompressionControl::PutIntoForce(int64_t step) {
   plan_.first_step = step;
-  std::vector<const Codec*> of(params_.size(), codecs_.options[0]);
-  for (size_t l = 0; l < plan_.option.size(); ++l) of[codecs_.layers[l]] = codecs_.options[plan_.option[l]];
-  dp_.SetCodecs(std::move(of));
+  SetCodecs(Purpose::kTrain);
   followed_ = 0;
   over_ = far_over_ = 0;
+  factors_followed_ = factors_at_first_ = 0;
   times_sum_ = {};
   times_steps_ = 0;
 }
 
-absl::Status CompressionControl::EndStep(int64_t step, const RunErrors& errors, Outcome outcome) {
+absl::Status CompressionControl::EndStep(int64_t step, const RunErrors& codes, const RunErrors& factors,
+                                         Outcome outcome) {
   if (TimeMode() && !Observes(step)) {
     // What is measured besides is no part of a step's times.
     const auto buckets = dp_.bucket_times();
@@ -168,18 +200,20 @@ absl::Status CompressionControl::EndStep(int64_t step, const RunErrors& errors, 
     times_sum_.backward_end += dp_.backward_end();
     ++times_steps_;
   }
-  if (outcome == Outcome::kTaken) Track(errors, step);
+  if (outcome == Outcome::kTaken && plan_.id > 0) {
+    FollowCodes(codes, step);
+    FollowFactors(factors, step);
+  }
   if (!Observes(step)) return absl::OkStatus();
+  SetCodecs(Purpose::kTrain);
   ++mine_.steps;
   if (outcome == Outcome::kSkipped) {
     // Its errors mean nothing: the table is measured anew.
-    mine_.errors.assign(mine_.errors.size(), 0);
-    mine_.squares = 0;
+    mine_.rows.assign(mine_.rows.size(), 0);
     mine_.steps = 0;
     observe_from_ = step + 1;
     return absl::OkStatus();
   }
-  mine_.squares += errors.squares;
   AddFactorErrors();
   return step + 1 == observe_from_ + config_.table_steps() ? FinishTable(step) : absl::OkStatus();
 }
@@ -202,19 +236,21 @@ void CompressionControl::AddFactorErrors() {
     const auto fit = static_cast<size_t>(
         std::count_if(ranks.begin(), ranks.end(), [&](int rank) { return rank <= MostRank(param); }));
     if (fit == 0) continue;
-    PowerSgdErrors(param.shape[0], param.size() / param.shape[0],
-                   {.gradient = sum.data<float>(), .size = param.size()}, absl::MakeSpan(ranks).first(fit),
-                   absl::MakeSpan(errors).first(fit));
-    for (size_t i = 0; i < fit; ++i) mine_.errors[l * codecs_.options.size() + at[i]] += errors[i];
+    const double squares = PowerSgdErrors(param.shape[0], param.size() / param.shape[0],
+                                          {.gradient = sum.data<float>(), .size = param.size()},
+                                          absl::MakeSpan(ranks).first(fit), absl::MakeSpan(errors).first(fit));
+    double* row = mine_.rows.data() + l * width();
+    for (size_t i = 0; i < fit; ++i) row[at[i]] += errors[i];
+    row[width() - 1] += squares;
   }
 }
 
 absl::Status CompressionControl::FinishTable(int64_t step) {
   if (planning_.valid()) planning_.wait();
   Table whole = mine_;
-  SHOAL_ASSIGN_OR_RETURN(whole.errors, AllReduceValues(mesh_.control(), std::move(whole.errors), ReduceOp::kSum,
+  SHOAL_ASSIGN_OR_RETURN(whole.rows, AllReduceValues(mesh_.control(), std::move(whole.rows), ReduceOp::kSum,
                                                        {.tag = "compression table"}));
-  mine_ = {std::vector<double>(mine_.errors.size()), 0, 0};
+  mine_ = {std::vector<double>(mine_.rows.size()), 0};
   if (TimeMode() && times_steps_ > 0) {
     // Readiness is that of the latest rank; a reduction starts in earnest when the last rank enters, so that it took as
     // long as for whoever came last.
@@ -231,7 +267,7 @@ absl::Status CompressionControl::FinishTable(int64_t step) {
     times_.ready = std::move(times);
     CorrectCosts();
   }
-  if (!std::all_of(whole.errors.begin(), whole.errors.end(), [](double e) { return std::isfinite(e); })) {
+  if (!std::all_of(whole.rows.begin(), whole.rows.end(), [](double e) { return std::isfinite(e); })) {
     observe_from_ = step + config_.replan_every_steps();
     return absl::OkStatus();
   }
@@ -263,21 +299,45 @@ void CompressionControl::CorrectCosts() {
   }
 }
 
+// Squared errors of a layer's options over the squares of what is encoded; 1 where that is nothing.
+std::vector<double> CompressionControl::Shares(const Table& table, size_t layer) const {
+  const size_t options = codecs_.options.size();
+  const double* const row = table.rows.data() + layer * width();
+  std::vector<double> shares(options);
+  for (size_t o = 0; o < options; ++o) {
+    const double of = row[codecs_.options[o]->factor_rank() > 0 ? options + 2 : options];
+    shares[o] = row[o] == 0 ? 0 : of > 0 ? row[o] / of : 1;
+  }
+  return shares;
+}
+
+double CompressionControl::WeightOf(const Table& table, size_t layer) const {
+  return config_.error_measure() == config::CompressionConfig::GRADIENTS
+             ? table.rows[layer * width() + codecs_.options.size() + 1]
+             : static_cast<double>(params_[codecs_.layers[layer]]->size());
+}
+
 CompressionProblem CompressionControl::ProblemOf(const Table& table, double tightness) const {
   CompressionProblem problem;
   const size_t options = codecs_.options.size();
   for (size_t l = 0; l < codecs_.layers.size(); ++l) {
     const Param& param = *params_[codecs_.layers[l]];
+    const std::vector<double> shares = Shares(table, l);
+    const double most = std::max(config_.most_layer_error() * config_.most_layer_error(),
+                                 shares[static_cast<size_t>(codecs_.uniform)]);
     auto& row = problem.layers.emplace_back(options);
     for (size_t o = 0; o < options; ++o) {
       const Codec& codec = *codecs_.options[o];
       const auto code_bytes = static_cast<double>(CodeBytes(codec, param));
       const double bytes = static_cast<double>(param.size()) * kFloat;
-      row[o].cost = codec.factor_rank() > MostRank(param) ? std::numeric_limits<double>::infinity()
+      const bool applies = codec.factor_rank() <= MostRank(param) && shares[o] <= most;
+      row[o].cost = !applies     ? std::numeric_limits<double>::infinity()
                     : TimeMode() ? exchange_factor_ * costs_.ExchangeSeconds(codec, bytes, code_bytes, half()) +
-                                     codec_factor_ * costs_.CodecSeconds(codec, bytes, half())
-                               : code_bytes;
-      row[o].error_squares = table.errors[l * options + o];
+                                       codec_factor_ * costs_.CodecSeconds(codec, bytes, half())
+                                 : code_bytes;
+      // Without feedback nothing waits: what a step leaves out is all.
+      const double left = codecs_.feedback == GradientCodecs::Feedback::kYes ? Waiting(shares[o]) : shares[o];
+      row[o].error_squares = left == 0 ? 0 : left * WeightOf(table, l);
     }
     problem.fallback.push_back(codecs_.uniform);
     problem.budget += config_.error_budget() * row[static_cast<size_t>(codecs_.uniform)].error_squares;
@@ -322,6 +382,8 @@ OverlapProblem CompressionControl::OverlapOf(CompressionProblem layers) const {
 
 LayerPlan CompressionControl::Planned(const Table& table, double tightness) const {
   const CompressionProblem problem = ProblemOf(table, tightness);
+  double squares = 0;  // that errors are relative to
+  for (size_t l = 0; l < codecs_.layers.size(); ++l) squares += WeightOf(table, l);
   LayerPlan plan;
   plan.id = plan_.id + 1;
   const auto take = [&](const CompressionPlan& from) {
@@ -329,14 +391,14 @@ LayerPlan CompressionControl::Planned(const Table& table, double tightness) cons
     plan.cost = from.cost;
     plan.bound = from.bound;
     plan.notes = from.notes;
-    plan.relative_error = std::sqrt(from.error_squares / table.squares);
+    plan.relative_error = std::sqrt(from.error_squares / squares);
   };
   const auto stay = [&](absl::string_view why) {
     plan.option.clear();
     plan.notes = std::string(why);
     return plan;
   };
-  if (!(table.squares > 0)) return stay("the gradients are zero");
+  if (!(squares > 0)) return stay("the gradients are zero");
   double current_cost = 0;
   if (TimeMode()) {
     const OverlapProblem overlap = OverlapOf(problem);
@@ -359,7 +421,18 @@ LayerPlan CompressionControl::Planned(const Table& table, double tightness) cons
   for (size_t l = 0; l < plan_.option.size(); ++l) current_error += problem.layers[l][plan_.option[l]].error_squares;
   if (plan_.id > 0 && current_error <= problem.budget && plan.cost > (1 - kWorthIt) * current_cost)
     return stay("a new one would be worth less than 2 %");
-  plan.relative_budget = std::sqrt(problem.budget / table.squares);
+  plan.relative_budget = std::sqrt(problem.budget / squares);
+  double coded_error = 0, coded_squares = 0, error = 0;
+  for (size_t l = 0; l < plan.option.size(); ++l) {
+    const Codec& codec = *codecs_.options[plan.option[l]];
+    error += problem.layers[l][plan.option[l]].error_squares;
+    if (codec.exact() || codec.factor_rank() > 0) continue;
+    const double gradient = table.rows[l * width() + codecs_.options.size() + 1];
+    const double share = Shares(table, l)[static_cast<size_t>(plan.option[l])], given = gradient / (1 - share);
+    coded_error += given * share;
+    coded_squares += given;
+  }
+  if (coded_squares > 0) plan.coded_budget = std::sqrt(coded_error / coded_squares * problem.budget / error);
   for (size_t p = 0; p < params_.size(); ++p) {
     const int layer = layer_of_[p];
     const Param& param = *params_[p];
@@ -389,9 +462,9 @@ std::string CompressionControl::PendingText() {
   return pending_;
 }
 
-void CompressionControl::Track(const RunErrors& errors, int64_t step) {
-  if (plan_.id == 0 || !(errors.squares > 0) || !(plan_.relative_budget > 0)) return;
-  const double relative = errors.error_squares / errors.squares, allowed = plan_.relative_budget * plan_.relative_budget;
+void CompressionControl::FollowCodes(const RunErrors& codes, int64_t step) {
+  if (!(codes.squares > 0) || !(plan_.coded_budget > 0)) return;
+  const double relative = codes.error_squares / codes.squares, allowed = plan_.coded_budget * plan_.coded_budget;
   followed_ = followed_ == 0 ? relative : (1 - kFollow) * followed_ + kFollow * relative;
   far_over_ = relative > kFarOver * allowed ? far_over_ + 1 : 0;
   over_ = followed_ > kOver * allowed ? over_ + 1 : 0;
@@ -400,7 +473,13 @@ void CompressionControl::Track(const RunErrors& errors, int64_t step) {
     planning_ = {};
     pending_.clear();
     plan_.option.assign(plan_.option.size(), 0);
+    ++plan_.id;
+    plan_.exposed_seconds = -1;
+    plan_.relative_error = 0;
+    plan_.bytes = plan_.plain_bytes;
     plan_.notes = "errors were far above the budget";
+    news_ = absl::StrFormat("compression plan %d: exact for %d steps, since codes left %.3f of what they were given, %.3f "
+                            "being allowed", plan_.id, kExactSteps, std::sqrt(relative), plan_.coded_budget);
     PutIntoForce(step + 1);
     observe_from_ = step + 1 + kExactSteps;
     activate_at_ = -1;
@@ -409,6 +488,20 @@ void CompressionControl::Track(const RunErrors& errors, int64_t step) {
     over_ = 0;
     StartPlanning(step + config_.lead_steps());
   }
+}
+
+void CompressionControl::FollowFactors(const RunErrors& factors, int64_t step) {
+  constexpr int64_t kSettled = 20;  // steps in which residuals grow to what they will be
+  constexpr double kGrown = 1.5;
+  if (!(factors.squares > 0)) return;
+  const double relative = factors.error_squares / factors.squares;
+  factors_followed_ = factors_followed_ == 0 ? relative : (1 - kFollow) * factors_followed_ + kFollow * relative;
+  if (step == plan_.first_step + kSettled) factors_at_first_ = factors_followed_;
+  // Of shares near 1 the rest is what tells them apart.
+  const auto odds = [](double share) { return share / std::max(1e-9, 1 - share); };
+  if (factors_at_first_ == 0 || odds(factors_followed_) < kGrown * odds(factors_at_first_)) return;
+  factors_at_first_ = 0;
+  if (activate_at_ < 0 && mine_.steps == 0) observe_from_ = std::min(observe_from_, step + 1);
 }
 
 std::string CompressionControl::PlanJson() const {
@@ -436,22 +529,22 @@ void CompressionControl::VisitState(StateVisitor& visitor) {
             {"tightness", tightness_},
             {"followed", followed_},
             {"over", over_},
+            {"factors_followed", factors_followed_},
+            {"factors_at_first", factors_at_first_},
             {"far_over", far_over_},
-            {"table", table_.errors},
-            {"table_squares", table_.squares},
+            {"table", table_.rows},
             {"table_steps", table_.steps},
-            {"mine_squares", mine_.squares},
             {"mine_steps", mine_.steps}};
   std::string text = j.dump();
   const std::string before = text;
   visitor.Blob(kState, text);
   constexpr char kTables[] = "compression.tables";
-  const int64_t n = static_cast<int64_t>(mine_.errors.size()), ranks = mesh_.size();
+  const int64_t n = static_cast<int64_t>(mine_.rows.size()), ranks = mesh_.size();
   int64_t saved_ranks = ranks, saved_size = n;
   visitor.Scalar("compression.ranks", saved_ranks);
   visitor.Scalar("compression.table_size", saved_size);
   if (saved_ranks == ranks && saved_size == n && n > 0)
-    visitor.Shard(kTables, Tensor::Borrow(mine_.errors.data(), {n}, DType::kF64), {{ranks * n}, {mesh_.rank() * n}, {n}});
+    visitor.Shard(kTables, Tensor::Borrow(mine_.rows.data(), {n}, DType::kF64), {{ranks * n}, {mesh_.rank() * n}, {n}});
   if (text == before) return;
   const json loaded = json::parse(text, nullptr, false);
   if (!loaded.is_object()) return;
@@ -466,10 +559,10 @@ void CompressionControl::VisitState(StateVisitor& visitor) {
   tightness_ = loaded.at("tightness").get<double>();
   followed_ = loaded.at("followed").get<double>();
   over_ = loaded.at("over").get<int64_t>();
+  factors_followed_ = loaded.at("factors_followed").get<double>();
+  factors_at_first_ = loaded.at("factors_at_first").get<double>();
   far_over_ = loaded.at("far_over").get<int64_t>();
-  if (saved_size == n) table_ = {loaded.at("table").get<std::vector<double>>(), loaded.at("table_squares").get<double>(),
-                                 loaded.at("table_steps").get<int64_t>()};
-  mine_.squares = loaded.at("mine_squares").get<double>();
+  if (saved_size == n) table_ = {loaded.at("table").get<std::vector<double>>(), loaded.at("table_steps").get<int64_t>()};
   mine_.steps = loaded.at("mine_steps").get<int64_t>();
 }
 

@@ -5,10 +5,15 @@
 //   on a thread of its own while training goes on -> at the activation step it broadcasts the plan, and all take it up.
 //   Again soon after, when its own effect on times is known, and then every replan_every_steps.
 //
-// Budget: `error_budget` times the squared error that `codec` for all would make, of the same tables (research/lgreco.md
-// §6.2). What codes really leave is followed step by step: 10 % more than the budget for 20 steps tightens it at once,
-// on the last table; four times the squared error for 3 steps returns to exact for 100. A table with a NaN, or a budget
-// that nothing meets, leaves the plan as it is. A new plan must be worth 2 %.
+// Error of an option: with error feedback a code that leaves the share s of the squares it is given leaves, of gradients
+// that do not depend on each other, s / (1 - s) of theirs in the long run, and that is what a plan counts, layer by
+// layer: the error of one step would hide that residuals grow. Budget: `error_budget` times the sum that `codec` for all
+// would make, of the same tables (research/lgreco.md §6.2), in the measure that `error_measure` says. No layer's code may
+// leave more than most_layer_error of it.
+// What codes really leave is followed step by step: 10 % more than the budget for 20 steps tightens it at once, on the
+// last table; four times the squared error for 3 steps returns to exact for 100. What factors leave of each rank's
+// matrices is no measure of the sum's error, but if it grows by half since the plan came into force, errors are measured
+// anew. A table with a NaN, or a budget that nothing meets, leaves the plan as it is. A new plan must be worth 2 %.
 #pragma once
 
 #include <future>
@@ -31,8 +36,9 @@ struct LayerPlan {
   int64_t id = 0;          // 0: exact, before there was one
   int64_t first_step = 0;  // that it is in force
   std::vector<int> option;             // of each planned layer, into GradientCodecs::options
-  double relative_error = 0;           // sqrt(sum of squared errors / sum of squares of what is encoded), as predicted
+  double relative_error = 0;           // bound on |what waits| / |gradients|, in the error measure
   double relative_budget = 0;          // likewise, of the budget
+  double coded_budget = 0;             // likewise, of layers that travel as bytes; 0: none does
   double cost = 0, bound = 0;          // bytes, or seconds until the last bucket is there
   double uniform_cost = 0;             // of the uniform default
   double exposed_seconds = -1;         // predicted; < 0: LGRECO_BYTES does not know
@@ -50,10 +56,10 @@ class CompressionControl : public Stateful {
   // Before DataParallel::BeginMicroBatch of step `step` (1 is the first). Returns what is new, for the log: empty, or a
   // plan that comes into force. Collective at activation steps.
   absl::StatusOr<std::string> BeginStep(int64_t step);
-  // After its reductions: `errors` summed over ranks. kSkipped: nothing of the step counts. Collective where a table is
+  // After its reductions: DataParallel's errors of codes and factors, summed over ranks. kSkipped: nothing of the step counts. Collective where a table is
   // whole.
   enum class Outcome : uint8_t { kTaken, kSkipped };
-  absl::Status EndStep(int64_t step, const RunErrors& errors, Outcome outcome);
+  absl::Status EndStep(int64_t step, const RunErrors& codes, const RunErrors& factors, Outcome outcome);
 
   const LayerPlan& plan() const { return plan_; }
   // One line of plans/compression.jsonl: the plan, with each layer's name, codec and bits per element.
@@ -64,8 +70,9 @@ class CompressionControl : public Stateful {
 
  private:
   struct Table {
-    std::vector<double> errors;  // [layer * options]
-    double squares = 0;          // of what was encoded
+    // [layer][options + 3]: squared error of every option, then sums of squares of what is encoded, of the gradients in
+    // it, and of their sum over ranks (where factors are among the options).
+    std::vector<double> rows;
     int64_t steps = 0;
   };
   struct Times {
@@ -77,8 +84,14 @@ class CompressionControl : public Stateful {
   ExchangeCosts::Half half() const {
     return zero_stage_ == 0 ? ExchangeCosts::Half::kAll : ExchangeCosts::Half::kScatter;
   }
+  size_t width() const { return codecs_.options.size() + 3; }
+  void AddRow(int layer, const CodecInput& input);
+  enum class Purpose : uint8_t { kTrain, kMeasure };
+  void SetCodecs(Purpose purpose);
   void AddFactorErrors();
   absl::Status FinishTable(int64_t step);
+  std::vector<double> Shares(const Table& table, size_t layer) const;
+  double WeightOf(const Table& table, size_t layer) const;
   CompressionProblem ProblemOf(const Table& table, double tightness) const;
   OverlapProblem OverlapOf(CompressionProblem layers) const;
   void CorrectCosts();
@@ -86,7 +99,8 @@ class CompressionControl : public Stateful {
   LayerPlan Planned(const Table& table, double tightness) const;
   std::string PendingText();
   void PutIntoForce(int64_t step);
-  void Track(const RunErrors& errors, int64_t step);
+  void FollowCodes(const RunErrors& codes, int64_t step);
+  void FollowFactors(const RunErrors& factors, int64_t step);
 
   const config::CompressionConfig& config_;
   const std::vector<const Param*>& params_;
@@ -106,6 +120,8 @@ class CompressionControl : public Stateful {
   std::string pending_;                            // its result, once asked for; or from a checkpoint
   double tightness_ = 1, followed_ = 0;  // share of the budget that plans may spend; EMA of the relative squared error
   int64_t over_ = 0, far_over_ = 0;      // steps in a row
+  double factors_followed_ = 0, factors_at_first_ = 0;
+  std::string news_;                     // to be told at the next step
 };
 
 }  // namespace shoal

@@ -234,26 +234,31 @@ void DataParallel::SetCodecs(std::vector<const Codec*> of) {
 }
 
 void DataParallel::SetRanks() {
-  for (const Param* param : params_) factored_->SetRank(*param, codec_of_[param->id]->factor_rank());
+  for (const Param* param : params_) {
+    if (const int rank = codec_of_[param->id]->factor_rank(); rank > 0) factored_->SetRank(*param, rank);
+  }
 }
 
 void DataParallel::StartFactors(size_t bucket, float residual_scale) {
   auto& buffers = buffers_->buckets[bucket];
+  std::vector<FactoredGradients::Input> inputs;
   for (size_t i = 0; i < buffers.runs.size(); ++i) {
     const EncodedRun& run = buffers.runs[i];
     if (run.codec->factor_rank() == 0) continue;
     float* const gradient = buffers.grads.data<float>() + run.begin;
-    factored_->Start(*params_[plan_.buckets[bucket].params[i]],
-                     {.gradient = gradient,
-                      .residual = buffers.kept ? buffers.residual.data<float>() + run.begin : nullptr,
-                      .residual_scale = residual_scale,
-                      .size = run.end - run.begin,
-                      .left = buffers.kept ? gradient : nullptr});
+    const int param = plan_.buckets[bucket].params[i];
+    inputs.push_back({params_[param],
+                      {.gradient = gradient,
+                       .residual = buffers.kept ? buffers.residual.data<float>() + run.begin : nullptr,
+                       .residual_scale = residual_scale,
+                       .size = run.end - run.begin,
+                       .left = buffers.kept ? gradient : nullptr}});
   }
+  factored_->Start(inputs);
 }
 
 absl::Status DataParallel::FinishFactors() {
-  if (factored_ == nullptr || factored_->empty()) return absl::OkStatus();
+  if (factored_ == nullptr) return absl::OkStatus();
   if (options_.zero_stage == 0) {
     return factored_->Finish([this](const Param& param) { return SummedGradient(param).data<float>(); });
   }
@@ -397,6 +402,7 @@ RunErrors DataParallel::codec_errors() const {
   RunErrors sum;
   for (const auto& buffers : buffers_->buckets) {
     for (size_t i = 0; Encodes() && i < buffers.errors->size(); ++i) {
+      if (buffers.runs[i].codec->exact()) continue;
       sum.squares += (*buffers.errors)[i].squares;
       sum.error_squares += (*buffers.errors)[i].error_squares;
     }

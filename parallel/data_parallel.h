@@ -83,8 +83,8 @@ class DataParallel : public ParamSource, public Stateful {
   void SetCodecs(std::vector<const Codec*> of);
   // The whole sum of a parameter's gradient, after FinishReductions; with ZeRO 0.
   Tensor SummedGradient(const Param& param) const;
-  // This step's reductions show what they are about to encode of a parameter; on the progress thread, until
-  // FinishReductions. Before BeginMicroBatch.
+  // This step's reductions show what they are about to encode of a parameter: the parts of other ranks, and of the own
+  // part the sum. On the progress thread, until FinishReductions. Before BeginMicroBatch.
   using Observer = std::function<void(int param, const CodecInput& input)>;
   void Observe(Observer observe) { observe_ = std::move(observe); }
   // Of the last step's reductions, in bucket order: seconds after its last micro-batch began.
@@ -93,9 +93,10 @@ class DataParallel : public ParamSource, public Stateful {
   };
   std::vector<BucketTime> bucket_times() const;
   double backward_end() const { return backward_end_; }  // likewise: nothing was left to compute
-  // sum of squares of what this rank encoded in the last step, and of what its codes left behind; without matrices that
-  // travelled as factors.
+  // Of the last step: what codes that are not exact were given and left behind, and likewise of matrices that travelled
+  // as factors, this rank's own.
   RunErrors codec_errors() const;
+  RunErrors factor_errors() const { return factored_ == nullptr ? RunErrors() : factored_->errors(); }
   // Gives the arena its memory back: gradients are gone. BeginStep does it, too.
   void ReleaseGradients();
   // Masters -> weights in compute dtype; ZeRO 1 gathers them from their owners. Communication errors.

@@ -27,10 +27,6 @@ void FactoredGradients::Draw(Matrix& matrix, int from_column) const {
 }
 
 void FactoredGradients::SetRank(const Param& param, int rank) {
-  if (rank == 0) {
-    matrices_.erase(param.id);
-    return;
-  }
   Matrix& matrix = matrices_[param.id];
   const int before = matrix.param == nullptr ? 0 : matrix.shape.rank;
   if (before == rank) return;
@@ -39,37 +35,56 @@ void FactoredGradients::SetRank(const Param& param, int rank) {
   matrix.param = &param;
   matrix.shape = {Rows(param), Columns(param), rank};
   matrix.q = Tensor::Zeros({matrix.shape.columns, rank}, DType::kF32);
-  matrix.p = Tensor::Zeros({matrix.shape.rows, rank}, DType::kF32);
-  matrix.next = Tensor::Zeros({matrix.shape.columns, rank}, DType::kF32);
   const int kept = std::min(before, rank);
   for (int64_t row = 0; row < matrix.shape.columns && kept > 0; ++row)
     std::copy_n(old.data<float>() + row * before, kept, matrix.q.data<float>() + row * rank);
   Draw(matrix, kept);
 }
 
-void FactoredGradients::Start(const Param& param, const CodecInput& input) {
-  Matrix& matrix = matrices_.at(param.id);
-  Draw(matrix, matrix.shape.rank);  // columns that went to zero
-  matrix.input = input;
-  PowerSgdProject(matrix.shape, input, matrix.q.data<float>(), matrix.p.data<float>());
-  matrix.work = comm_.AllReduce(matrix.p, ReduceOp::kSum, {.tag = absl::StrCat("first factor of ", param.name)});
-  started_.push_back(&matrix);
+void FactoredGradients::Start(absl::Span<const Input> inputs) {
+  if (inputs.empty()) return;
+  int64_t size = 0;
+  for (const Input& i : inputs) size += matrices_.at(i.param->id).shape.rows * matrices_.at(i.param->id).shape.rank;
+  const Tensor together = Tensor::Zeros({size}, DType::kF32);
+  int64_t at = 0;
+  const size_t first = started_.size();
+  for (const Input& i : inputs) {
+    Matrix& matrix = matrices_.at(i.param->id);
+    Draw(matrix, matrix.shape.rank);  // columns that went to zero
+    matrix.input = i.input;
+    const int64_t elements = matrix.shape.rows * matrix.shape.rank;
+    matrix.p = together.Rows(at, at + elements);
+    at += elements;
+    PowerSgdProject(matrix.shape, i.input, matrix.q.data<float>(), matrix.p.data<float>());
+    started_.push_back(&matrix);
+  }
+  const WorkPtr work = comm_.AllReduce(
+      together, ReduceOp::kSum,
+      {.tag = absl::StrCat("first factors of ", inputs[0].param->name, " and ", inputs.size() - 1, " more")});
+  for (size_t i = first; i < started_.size(); ++i) started_[i]->work = work;
 }
 
 absl::Status FactoredGradients::FinishFactors() {
-  for (Matrix* m : started_) {
-    SHOAL_RETURN_IF_ERROR(m->work->Wait());
-    Orthonormalise(m->shape.rows, m->shape.rank, m->p.data<float>());
-    PowerSgdBackProject(m->shape, m->input, m->p.data<float>(), m->next.data<float>());
-    // Before it is summed: the rank's own.
-    if (m->input.left != nullptr) PowerSgdResidual(m->shape, m->input, m->p.data<float>(), m->next.data<float>());
-    m->work = comm_.AllReduce(m->next, ReduceOp::kSum, {.tag = absl::StrCat("second factor of ", m->param->name)});
-  }
+  errors_ = {};
+  if (started_.empty()) return absl::OkStatus();
+  int64_t size = 0, at = 0;
+  for (const Matrix* m : started_) size += m->shape.columns * m->shape.rank;
+  const Tensor together = Tensor::Zeros({size}, DType::kF32);
   for (Matrix* m : started_) {
     SHOAL_RETURN_IF_ERROR(m->work->Wait());
     m->work = nullptr;
-    m->has_next = Matrix::Next::kThere;
+    m->next = together.Rows(at, at + m->shape.columns * m->shape.rank);
+    at += m->next.size();
+    Orthonormalise(m->shape.rows, m->shape.rank, m->p.data<float>());
+    PowerSgdBackProject(m->shape, m->input, m->p.data<float>(), m->next.data<float>());
+    // Before it is summed: the rank's own.
+    if (m->input.left == nullptr) continue;
+    const Encoded left = PowerSgdResidual(m->shape, m->input, m->p.data<float>(), m->next.data<float>());
+    errors_.squares += left.squares;
+    errors_.error_squares += left.error_squares;
   }
+  SHOAL_RETURN_IF_ERROR(comm_.AllReduce(together, ReduceOp::kSum, {.tag = "second factors"})->Wait());
+  for (Matrix* m : started_) m->has_next = Matrix::Next::kThere;
   return absl::OkStatus();
 }
 
@@ -93,7 +108,7 @@ void FactoredGradients::VisitState(StateVisitor& visitor) {
 
 int64_t FactoredGradients::bytes() const {
   int64_t bytes = 0;
-  for (const auto& [id, matrix] : matrices_) bytes += matrix.q.bytes() + matrix.p.bytes() + matrix.next.bytes();
+  for (const auto& [id, matrix] : matrices_) bytes += matrix.q.bytes() + FactorBytes(*matrix.param, matrix.shape.rank);
   return bytes;
 }
 

@@ -1,8 +1,8 @@
 // FactoredGradients: gradients of matrices that travel as PowerSGD's two factors (comm/codec/power_sgd.h), with warm
-// start, each factor in an all-reduce of its own.
+// start.
 //
-// A parameter of shape [a, b, ...] is the matrix [a, b * ...]. The first factor of a matrix starts on its way as soon as
-// its gradient is there, beside backward; the second follows in Finish. All ranks hold the same factors, bit by bit.
+// A parameter of shape [a, b, ...] is the matrix [a, b * ...]. The first factors of a bucket's matrices start on their
+// way together as soon as its gradients are there, beside backward; the second factors of all follow in Finish. All ranks hold the same factors, bit by bit.
 #pragma once
 
 #include <cstdint>
@@ -28,12 +28,16 @@ class FactoredGradients {
   // `comm` outlives it, and is used in the order of calls, which are the same on all ranks.
   FactoredGradients(Communicator& comm, uint64_t seed) : comm_(comm), seed_(seed) {}
 
-  // From the next step on; 0: travels otherwise. What a change of rank leaves of the factor is kept.
+  // From the next step on. What a change of rank leaves of the factor is kept.
   void SetRank(const Param& param, int rank);
-  bool empty() const { return matrices_.empty(); }
 
-  // `input` (gradient, residual, residual_scale, left: the next residual, may be null) stays as it is until Finish.
-  void Start(const Param& param, const CodecInput& input);
+  // One bucket's. What `input` points to (gradient, residual, left: the next residual, may be null) stays as it is until
+  // Finish.
+  struct Input {
+    const Param* param = nullptr;
+    CodecInput input;
+  };
+  void Start(absl::Span<const Input> inputs);
   // Second factors, residuals, and the sums over ranks: out(param) is where a whole sum goes, null for a rank that has
   // no part in it. Communication errors.
   template <class F>
@@ -49,6 +53,9 @@ class FactoredGradients {
   // The step is taken: its second factors start the next step's. Without it they are forgotten.
   void Commit();
 
+  // What this rank's matrices of the last step were, and what their factors left of them; 0 without feedback.
+  const RunErrors& errors() const { return errors_; }
+
   // Factors as "<name>/factor".
   void VisitState(StateVisitor& visitor);
   int64_t bytes() const;
@@ -57,9 +64,9 @@ class FactoredGradients {
   struct Matrix {
     const Param* param = nullptr;
     PowerSgdShape shape;
-    Tensor q, p, next;  // [columns, rank], [rows, rank], [columns, rank]
+    Tensor q, p, next;  // [columns, rank], [rows, rank], [columns, rank]; p and next are parts of what travels together
     CodecInput input;
-    WorkPtr work;
+    WorkPtr work;  // of all first factors that travel with its own
     enum class Next : uint8_t { kNone, kThere } has_next = Next::kNone;
   };
   absl::Status FinishFactors();
@@ -69,6 +76,7 @@ class FactoredGradients {
   const uint64_t seed_;
   std::map<int, Matrix> matrices_;  // by Param::id
   std::vector<Matrix*> started_;    // of this step, in order
+  RunErrors errors_;
 };
 
 }  // namespace shoal

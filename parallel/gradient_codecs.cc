@@ -46,10 +46,15 @@ void CheckExempt(const CompressionConfig& config, const std::vector<const Param*
 
 }  // namespace
 
+bool IsPlanned(const CompressionConfig& config) {
+  return config.mode() == CompressionConfig::LGRECO_BYTES || config.mode() == CompressionConfig::LGRECO_TIME;
+}
+
 namespace {
 
 // What layers choose among when the job does not say. Unbiased ones alone where nothing is kept of what codes leave out.
-std::vector<std::string> KnownOptions(const CompressionConfig& config, int zero_stage) {
+// Not PowerSGD: gradients gain rank faster than errors are measured (tests/performance.md).
+std::vector<std::string> KnownOptions(const CompressionConfig& config) {
   std::vector<std::string> names;
   for (const CodecFamily& family : CodecFamilies()) {
     for (const absl::string_view name : family.codecs) {
@@ -58,19 +63,12 @@ std::vector<std::string> KnownOptions(const CompressionConfig& config, int zero_
       if (config.error_feedback() ? !stochastic : !biased) names.emplace_back(name);
     }
   }
-  for (const int rank : FactorRanks()) {
-    if (config.error_feedback() && zero_stage == 0) names.push_back(absl::StrCat("powersgd_", rank));
-  }
   return names;
-}
-
-bool Planned(const CompressionConfig& config) {
-  return config.mode() == CompressionConfig::LGRECO_BYTES || config.mode() == CompressionConfig::LGRECO_TIME;
 }
 
 // Of UNIFORM what the job says; planned modes take q4 for their measure where it says nothing.
 std::string UniformCodec(const CompressionConfig& config) {
-  if (config.has_codec() || !Planned(config)) return config.codec();
+  if (config.has_codec() || !IsPlanned(config)) return config.codec();
   return config.error_feedback() ? "q4" : "q4_stochastic";
 }
 
@@ -88,9 +86,11 @@ void CheckCodec(const CompressionConfig& config, const std::string& field, const
 
 void CheckPlanning(const CompressionConfig& config, int zero_stage, std::vector<std::string>& errors) {
   const std::string prefix = "comm.compression.";
-  if (!Planned(config)) {
+  if (!IsPlanned(config)) {
     for (const auto& [set, field] : {std::pair{config.options_size() > 0, "options"},
                                      {config.has_error_budget(), "error_budget"},
+                                     {config.has_error_measure(), "error_measure"},
+                                     {config.has_most_layer_error(), "most_layer_error"},
                                      {config.has_warmup_steps(), "warmup_steps"},
                                      {config.has_replan_every_steps(), "replan_every_steps"},
                                      {config.has_table_steps(), "table_steps"},
@@ -110,6 +110,8 @@ void CheckPlanning(const CompressionConfig& config, int zero_stage, std::vector<
   if (!(config.error_budget() > 0) || config.error_budget() > 100)
     errors.push_back(absl::StrCat(prefix, "error_budget is ", config.error_budget(),
                                   "; it is above 0 and at most 100, in squared errors of ", UniformCodec(config)));
+  if (!(config.most_layer_error() > 0) || config.most_layer_error() >= 1)
+    errors.push_back(absl::StrCat(prefix, "most_layer_error is ", config.most_layer_error(), "; it lies between 0 and 1"));
   if (config.table_steps() < 1)
     errors.push_back(absl::StrCat(prefix, "table_steps is ", config.table_steps(), "; it is at least 1"));
   if (config.lead_steps() < 1)
@@ -167,8 +169,7 @@ absl::Status CheckCompression(const CompressionConfig& config, const std::vector
 }
 
 std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig& config,
-                                                         const std::vector<const Param*>& params, int zero_stage,
-                                                         uint64_t seed) {
+                                                         const std::vector<const Param*>& params, uint64_t seed) {
   if (config.mode() == CompressionConfig::OFF) return nullptr;
   auto codecs = std::make_shared<GradientCodecs>();
   codecs->block = config.block();
@@ -181,10 +182,10 @@ std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig
   };
   const Codec* const exact = own("fp32");
   const Codec* const uniform = own(UniformCodec(config));
-  if (Planned(config)) {
+  if (IsPlanned(config)) {
     const std::vector<std::string> names = config.options_size() > 0
                                                ? std::vector<std::string>(config.options().begin(), config.options().end())
-                                               : KnownOptions(config, zero_stage);
+                                               : KnownOptions(config);
     codecs->options = {exact};
     for (const std::string& name : names) {
       if (std::find(codecs->options.begin(), codecs->options.end(), own(name)) == codecs->options.end())
@@ -192,6 +193,7 @@ std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig
     }
     auto at = std::find(codecs->options.begin(), codecs->options.end(), uniform);
     if (at == codecs->options.end()) at = codecs->options.insert(at, uniform);
+    codecs->measuring = own("q8");
     codecs->uniform = static_cast<int>(at - codecs->options.begin());
   }
   codecs->feedback = config.error_feedback() ? GradientCodecs::Feedback::kYes : GradientCodecs::Feedback::kNo;

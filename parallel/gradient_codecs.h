@@ -22,6 +22,7 @@ struct GradientCodecs {
   // What planned modes choose among, the first being fp32, and which of them is the uniform default.
   std::vector<const Codec*> options;
   int uniform = 0;
+  const Codec* measuring = nullptr;  // what layers that travel as factors take while errors are measured
   int64_t block = 1024;  // of quantisers
   enum class Feedback : uint8_t { kNo, kYes } feedback = Feedback::kYes;
   config::CompressionConfig::Resume resume = config::CompressionConfig::FOLD;
@@ -40,13 +41,14 @@ struct GradientCodecs {
 // Factors are left out: their errors are those of whole sums.
 double OptionErrors(const GradientCodecs& codecs, const CodecInput& input, absl::Span<double> errors);
 
+// LGRECO_BYTES and LGRECO_TIME.
+bool IsPlanned(const config::CompressionConfig& config);
 // InvalidArgument, one error a line, each beginning with its field: unknown codecs, biased ones without error feedback,
 // regular expressions that match nothing, options without a mode.
 absl::Status CheckCompression(const config::CompressionConfig& config, const std::vector<const Param*>& params,
                               int zero_stage);
 // Null when compression is off. `config` has passed CheckCompression.
 std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const config::CompressionConfig& config,
-                                                         const std::vector<const Param*>& params, int zero_stage,
-                                                         uint64_t seed);
+                                                         const std::vector<const Param*>& params, uint64_t seed);
 
 }  // namespace shoal

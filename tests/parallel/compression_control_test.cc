@@ -60,7 +60,7 @@ struct Steps {
   int ranks = 3, zero = 0;
   int64_t from_step = 1, steps = 12;
   int64_t skipped = -1, bad = -1;  // a step not taken; one whose gradient holds a NaN on one rank, and so is not taken
-  float growth = 1;                // of the last layer's gradient after step 8
+  float growth = 1;                // of the last layer's gradient after step 13
   std::string load = {}, save = {};
 };
 struct Seen {
@@ -79,7 +79,7 @@ absl::Status Go(const Steps& run, Seen& seen) {
   seen.plans.resize(static_cast<size_t>(run.ranks));
   return RunThreadRanks(run.ranks, {}, [&](int rank, Communicator& world) -> absl::Status {
     SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
-    const auto codecs = MakeGradientCodecs(run.config, pointers, run.zero, 9);
+    const auto codecs = MakeGradientCodecs(run.config, pointers, 9);
     SHOAL_ASSIGN_OR_RETURN(auto dp, DataParallel::Create(pointers, *mesh,
                                                          {.zero_stage = run.zero, .bucket_bytes = 32768, .codecs = codecs}));
     ExchangeCosts costs{.ranks = run.ranks, .all_reduce = {1e-6, 1e-8}, .reduce_scatter = {1e-6, 5e-9},
@@ -102,7 +102,7 @@ absl::Status Go(const Steps& run, Seen& seen) {
         const Tensor grad = dp->Grad(params[i]).grad;
         for (int64_t e = 0; e < params[i].size(); ++e) {
           grad.data<float>()[e] = FakeGrad(rank, step, static_cast<int>(i), e);
-          if (i == 4 && step > 8) grad.data<float>()[e] *= run.growth;
+          if (i == 4 && step > 13) grad.data<float>()[e] *= run.growth;
         }
         if (step == run.bad && rank == 1 && i == 2) grad.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
         dp->Ready(params[i]);
@@ -112,7 +112,7 @@ absl::Status Go(const Steps& run, Seen& seen) {
       SHOAL_ASSIGN_OR_RETURN(const auto sums, AllReduceValues(world, {mine.squares, mine.error_squares}, ReduceOp::kSum,
                                                               {.tag = "errors"}));
       const bool taken = step != run.skipped && step != run.bad;
-      SHOAL_RETURN_IF_ERROR(control.EndStep(step, {sums[0], sums[1]}, taken ? CompressionControl::Outcome::kTaken
+      SHOAL_RETURN_IF_ERROR(control.EndStep(step, {sums[0], sums[1]}, {}, taken ? CompressionControl::Outcome::kTaken
                                                                            : CompressionControl::Outcome::kSkipped));
       if (taken) dp->CommitResiduals(pool, 0);
       const std::lock_guard lock(mutex);
@@ -154,18 +154,18 @@ TEST(CompressionControl, PlansAfterWarmUpWithinTheBudgetForFewerBytes) {
         EXPECT_EQ(plan.option, seen.plans[0].option) << "ranks hold different plans";
         EXPECT_LE(plan.relative_error, plan.relative_budget * (1 + 1e-9));
         EXPECT_LE(plan.bound, plan.cost);
-        EXPECT_LE(plan.cost, plan.uniform_cost);
+        // Of time a little is given away for fewer errors.
+        EXPECT_LE(plan.cost, (mode == CompressionConfig::LGRECO_TIME ? 1.021 : 1) * plan.uniform_cost);
         EXPECT_EQ(plan.exposed_seconds >= 0, mode == CompressionConfig::LGRECO_TIME);
       }
       if (mode == CompressionConfig::LGRECO_BYTES) {
         EXPECT_LT(seen.plans[0].bytes, seen.plans[0].uniform_bytes);
         EXPECT_GT(std::set<std::string>(seen.of_layers.begin(), seen.of_layers.end()).size(), 1U);
       }
-      // Exact before, and as predicted after: gradients of all steps are alike here, but residuals are new.
+      // Exact before, and within the bound after.
       for (int step = 1; step < 6; ++step) EXPECT_EQ(seen.errors[static_cast<size_t>(step - 1)], 0);
-      if (mode == CompressionConfig::LGRECO_BYTES) {
-        EXPECT_NEAR(seen.errors[5], seen.plans[0].relative_error, 0.5 * seen.plans[0].relative_error);
-      }
+      for (size_t step = 5; step < seen.errors.size(); ++step)
+        EXPECT_LE(seen.errors[step], seen.plans[0].relative_budget) << "step " << step + 1;
       EXPECT_THAT(seen.json, HasSubstr("\"layers\":[\"a.weight\",\"b.weight\",\"c.weight\",\"d.weight\"]"));
     }
   }
@@ -217,12 +217,12 @@ TEST(CompressionControl, OtherOptionsOrRanksOnResumePlanAnew) {
 // A layer that was small when it was planned, and is not any more: what its code leaves out is far above the budget.
 TEST(CompressionControl, ErrorsFarAboveTheBudgetReturnToExact) {
   Seen seen;
-  Steps run{.steps = 16, .growth = 3000};
+  Steps run{.steps = 20, .growth = 3000};
   run.config.set_replan_every_steps(1000);
   ASSERT_TRUE(Go(run, seen).ok());
   EXPECT_THAT(seen.of_layers, testing::Each("fp32"));
   EXPECT_EQ(seen.plans[0].notes, "errors were far above the budget");
-  EXPECT_GT(seen.errors[8], seen.plans[0].relative_budget);
+  EXPECT_GT(seen.errors[13], seen.plans[0].relative_budget);
   EXPECT_EQ(seen.errors.back(), 0);
 }
 

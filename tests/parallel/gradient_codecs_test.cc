@@ -100,7 +100,7 @@ absl::Status RunSteps(const Plan& plan, Books& books) {
                                                 {.zero_stage = plan.zero,
                                                  .bucket_bytes = 8192,
                                                  .arena = arena.get(),
-                                                 .codecs = MakeGradientCodecs(plan.config, Pointers(params), plan.zero, 9)}));
+                                                 .codecs = MakeGradientCodecs(plan.config, Pointers(params), 9)}));
     ThreadPool pool(1);
     dp->InitializeWeights(pool, 5);
     Stateful* all[] = {dp.get()};
@@ -220,7 +220,7 @@ TEST(GradientCodecs, EmbeddingsVectorsSmallAndExemptTensorsTravelAsTheyAre) {
   const auto params = SomeParams();
   const auto names = [&](const CompressionConfig& config) {
     std::string text;
-    const auto codecs = MakeGradientCodecs(config, Pointers(params), 0, 1);
+    const auto codecs = MakeGradientCodecs(config, Pointers(params), 1);
     for (const Codec* codec : codecs->of) absl::StrAppend(&text, codec->name(), " ");
     return text;
   };
@@ -232,7 +232,7 @@ TEST(GradientCodecs, EmbeddingsVectorsSmallAndExemptTensorsTravelAsTheyAre) {
   EXPECT_EQ(names(config), "q4 fp32 q4 fp32 ");
   config.set_min_elements(1000);
   EXPECT_EQ(names(config), "fp32 fp32 q4 fp32 ");
-  EXPECT_EQ(MakeGradientCodecs(CompressionConfig(), Pointers(params), 0, 1), nullptr);
+  EXPECT_EQ(MakeGradientCodecs(CompressionConfig(), Pointers(params), 1), nullptr);
 }
 
 TEST(GradientCodecs, WrongConfigurationsAreToldWithTheirField) {
