@@ -535,7 +535,9 @@ absl::StatusOr<OverlapPlan> PlanWithOverlap(const OverlapProblem& problem) {
     }
     best.bound = std::min(bound, best.cost);
   }
-  best.exposed_seconds = best.cost - problem.backward_end;
+  double backward_end = problem.backward_end;
+  for (size_t l = 0; l < problem.stolen.size(); ++l) backward_end += problem.stolen[l][best.option[l]];
+  best.exposed_seconds = std::max(0.0, best.cost - backward_end);
   return best;
 }
 

@@ -55,12 +55,12 @@ struct OverlapProblem {
   std::vector<double> bucket_seconds;  // [bucket] -> charged once however its layers are encoded
   double backward_end = 0;             // seconds; a step never ends before it
   double slack = 0.01;                 // share of the step given away for a smaller error
-  // Share of a layer's seconds that backward loses to them, [layer][option] seconds of codec work; empty: none.
-  std::vector<std::vector<double>> stolen;
+  // [layer][option] seconds by which its exchange puts off computing, for want of a core of its own; empty: none.
+  std::vector<std::vector<double>> stolen = {};
 };
 
 struct OverlapPlan : CompressionPlan {  // cost: seconds until the last bucket is there; bound: of it
-  double exposed_seconds = 0;           // cost - backward_end
+  double exposed_seconds = 0;           // of it, what is left when backward is over
 };
 
 // The best of: a suffix-time dynamic program under bisection, PlanCompression (the sum of seconds), the fallback, and

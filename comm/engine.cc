@@ -216,7 +216,8 @@ void Engine::Loop() {
     } else if (++idle < 16) {
       std::this_thread::yield();
     } else {
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      // Asking takes CPU from who computes; what has not moved for 5 ms is long.
+      std::this_thread::sleep_for(std::chrono::microseconds(idle < 116 ? 50 : 250));
     }
   }
 }

@@ -1,9 +1,12 @@
 #include "comm/exchange_costs.h"
 
+#include <time.h>
+
 #include <algorithm>
-#include <cmath>
+#include <thread>
 
 #include "comm/codec/power_sgd.h"
+#include "comm/world.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/obs/span.h"
@@ -13,21 +16,57 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 
-// The middle of some calls' times, on the slowest rank. All ranks make as many calls.
-template <class F>
-absl::StatusOr<double> MedianSeconds(Communicator& comm, F call) {
+double CpuSeconds(clockid_t clock) {
+  timespec time{};
+  ::clock_gettime(clock, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+// The middle of some calls' times by the clock, on the slowest rank. All ranks make as many calls.
+template <class Clock, class F>
+absl::StatusOr<double> MedianSeconds(Communicator& comm, Clock clock, F call) {
   constexpr int kCalls = 5;
   std::vector<double> seconds;
   for (int i = 0; i < kCalls; ++i) {
     SHOAL_RETURN_IF_ERROR(comm.Barrier({.tag = "calibrate"})->Wait());
-    const double start = SteadySeconds();
+    const double start = clock();
     SHOAL_RETURN_IF_ERROR(call());
-    seconds.push_back(SteadySeconds() - start);
+    seconds.push_back(clock() - start);
   }
   std::sort(seconds.begin(), seconds.end());
   SHOAL_ASSIGN_OR_RETURN(const auto slowest,
                          AllReduceValues(comm, {seconds[kCalls / 2]}, ReduceOp::kMax, {.tag = "calibrate"}));
   return slowest[0];
+}
+
+// Cores that `threads` busy threads of every rank get, this rank's share.
+double CoresOf(int threads) {
+  constexpr double kSeconds = 0.1;  // several periods of a CPU quota
+  std::vector<double> used(static_cast<size_t>(threads));
+  std::vector<std::thread> busy;
+  const double start = SteadySeconds();
+  for (double& cpu : used) {
+    busy.emplace_back([&cpu, start] {
+      while (SteadySeconds() < start + kSeconds) {
+      }
+      cpu = CpuSeconds(CLOCK_THREAD_CPUTIME_ID);
+    });
+  }
+  for (std::thread& thread : busy) thread.join();
+  double sum = 0;
+  for (const double cpu : used) sum += cpu;
+  return sum / (SteadySeconds() - start);
+}
+
+absl::StatusOr<double> DelayPerCpuSecond(Communicator& comm, int threads) {
+  SHOAL_RETURN_IF_ERROR(comm.Barrier({.tag = "calibrate"})->Wait());
+  const double alone = CoresOf(threads);
+  SHOAL_RETURN_IF_ERROR(comm.Barrier({.tag = "calibrate"})->Wait());
+  const double with = CoresOf(threads + 1);
+  constexpr double kFree = 0.8;  // of a core more for one thread more
+  const double mine = with - alone > kFree ? 0 : 1 / std::max(0.05, alone);
+  SHOAL_ASSIGN_OR_RETURN(const auto most, AllReduceValues(comm, {mine}, ReduceOp::kMax, {.tag = "calibrate"}));
+  return most[0];
 }
 
 }  // namespace
@@ -70,11 +109,16 @@ double ExchangeCosts::CodecSeconds(const Codec& codec, double bytes, Half half) 
                             : others * (c.encode.per_byte + c.decode.per_byte);
 }
 
+double ExchangeCosts::DelaySeconds(const Codec& codec, double bytes, double code_bytes, Half half) const {
+  const double moved = (codec.plain() ? bytes : code_bytes) * (half == Half::kAll ? 1 : 0.5);
+  return delay_per_cpu_second * (CodecSeconds(codec, bytes, half) + cpu_per_byte * moved);
+}
+
 double ExchangeCosts::Latency(Half half) const {
   return all_to_all.latency + (half == Half::kAll ? all_gather.latency : 0);
 }
 
-absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_bytes) {
+absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_bytes, int threads) {
   ExchangeCosts costs{.ranks = comm.size()};
   if (comm.size() == 1) return costs;
   std::vector<std::pair<double, double>> reduce, scatter, to_all, gather;
@@ -84,7 +128,7 @@ absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_b
     const Tensor whole = Tensor::Zeros({all}, DType::kF32), other = Tensor::Zeros({all}, DType::kF32),
                  part = Tensor::Zeros({each}, DType::kF32);
     const auto row = [&](std::vector<std::pair<double, double>>& points, auto call) -> absl::Status {
-      SHOAL_ASSIGN_OR_RETURN(const double seconds, MedianSeconds(comm, [&] { return call()->Wait(); }));
+      SHOAL_ASSIGN_OR_RETURN(const double seconds, MedianSeconds(comm, SteadySeconds, [&] { return call()->Wait(); }));
       points.emplace_back(static_cast<double>(all * kFloat), seconds);
       return absl::OkStatus();
     };
@@ -94,6 +138,16 @@ absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_b
     SHOAL_RETURN_IF_ERROR(row(to_all, [&] { return comm.AllToAll(whole, other, tag); }));
     SHOAL_RETURN_IF_ERROR(row(gather, [&] { return comm.AllGather(part, whole, tag); }));
   }
+  // Of the largest, where latencies do not count. Thread ranks share a process.
+  const auto largest = static_cast<int64_t>(reduce.back().first) / kFloat;
+  const Tensor x = Tensor::Zeros({largest}, DType::kF32);
+  const double ranks_here = UnderMpiLauncher() ? 1 : comm.size();
+  SHOAL_ASSIGN_OR_RETURN(
+      const double cpu, MedianSeconds(
+                            comm, [] { return CpuSeconds(CLOCK_PROCESS_CPUTIME_ID); },
+                            [&] { return comm.AllReduce(x, ReduceOp::kSum, {.tag = "calibrate"})->Wait(); }));
+  costs.cpu_per_byte = cpu / ranks_here / reduce.back().first;
+  SHOAL_ASSIGN_OR_RETURN(costs.delay_per_cpu_second, DelayPerCpuSecond(comm, threads));
   costs.all_reduce = FitLinearTime(reduce);
   costs.reduce_scatter = FitLinearTime(scatter);
   costs.all_to_all = FitLinearTime(to_all);
@@ -102,6 +156,7 @@ absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_b
 }
 
 absl::Status MeasureCodecs(Communicator& comm, absl::Span<const Codec* const> codecs, ExchangeCosts& costs) {
+  const auto thread_clock = [] { return CpuSeconds(CLOCK_THREAD_CPUTIME_ID); };
   const Rng rng({1, RngPurpose::kCodec, NameHash("calibrate")});
   constexpr int64_t kMost = 512 * 512;
   std::vector<float> gradient(kMost), residual(kMost, 0.0F), left(kMost), out(kMost, 0.0F);
@@ -112,7 +167,7 @@ absl::Status MeasureCodecs(Communicator& comm, absl::Span<const Codec* const> co
       const PowerSgdShape shape{kSide, kSide, std::min<int>(rank, kSide)};
       std::vector<float> q(static_cast<size_t>(kSide) * shape.rank), p = q;
       const CodecInput input{.gradient = gradient.data(), .residual = residual.data(), .size = kMost, .left = left.data()};
-      SHOAL_ASSIGN_OR_RETURN(const double round, MedianSeconds(comm, [&] {
+      SHOAL_ASSIGN_OR_RETURN(const double round, MedianSeconds(comm, thread_clock, [&] {
         PowerSgdStart(shape, 1, 1, 0, 0, q.data());
         PowerSgdProject(shape, input, q.data(), p.data());
         Orthonormalise(kSide, shape.rank, p.data());
@@ -127,12 +182,12 @@ absl::Status MeasureCodecs(Communicator& comm, absl::Span<const Codec* const> co
     std::vector<uint8_t> code(static_cast<size_t>(codec->Bytes(kMost)));
     std::vector<std::pair<double, double>> encode, decode;
     for (const int64_t n : {kMost / 16, kMost}) {
-      SHOAL_ASSIGN_OR_RETURN(const double encoded, MedianSeconds(comm, [&] {
+      SHOAL_ASSIGN_OR_RETURN(const double encoded, MedianSeconds(comm, thread_clock, [&] {
         codec->Encode({.gradient = gradient.data(), .residual = residual.data(), .size = n, .left = left.data()}, {},
                       code.data());
         return absl::OkStatus();
       }));
-      SHOAL_ASSIGN_OR_RETURN(const double decoded, MedianSeconds(comm, [&] {
+      SHOAL_ASSIGN_OR_RETURN(const double decoded, MedianSeconds(comm, thread_clock, [&] {
         codec->Decode(code.data(), n, Codec::Into::kAdd, out.data());
         return absl::OkStatus();
       }));

@@ -20,7 +20,7 @@ struct LinearTime {
 // By least squares on relative errors, neither term negative; points are (bytes, seconds).
 LinearTime FitLinearTime(absl::Span<const std::pair<double, double>> points);
 
-// Seconds of f32 bytes through one thread of a rank.
+// Seconds of CPU of f32 bytes through one thread of a rank.
 struct CodecCosts {
   LinearTime encode = {};  // with error feedback; of PowerSGD the whole round
   LinearTime decode = {};
@@ -31,6 +31,11 @@ struct CodecCosts {
 struct ExchangeCosts {
   int ranks = 1;
   LinearTime all_reduce = {}, reduce_scatter = {}, all_to_all = {}, all_gather = {};
+  // CPU of a rank for a byte of an all-reduce, which is what two of the others take together.
+  double cpu_per_byte = 0;
+  // How much a second of CPU for communication puts off who computes: 0 where a core is free for it, 1 where they share
+  // one core, 1 / share where a rank has less.
+  double delay_per_cpu_second = 0;
   std::map<std::string, CodecCosts> codecs = {};  // by name
 
   // Seconds of a reduction through `codec`, whose code takes code_bytes of `bytes`: exchange alone, and
@@ -38,12 +43,15 @@ struct ExchangeCosts {
   enum class Half : uint8_t { kScatter, kAll };
   double ExchangeSeconds(const Codec& codec, double bytes, double code_bytes, Half half) const;
   double CodecSeconds(const Codec& codec, double bytes, Half half) const;
+  // By how much computing is put off by both.
+  double DelaySeconds(const Codec& codec, double bytes, double code_bytes, Half half) const;
   // Seconds of an encoded reduction of nothing.
   double Latency(Half half) const;
 };
 
-// Collective: every rank calls it. Takes a second or two on links of 100 Mbit/s; `most_bytes` bounds the sizes tried.
-absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_bytes);
+// Collective: every rank calls it. Takes a second or two on links of 100 Mbit/s; `most_bytes` bounds the sizes tried,
+// `threads` compute on each rank.
+absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_bytes, int threads);
 // Adds codecs to them, all ranks at once as in training. Collective.
 absl::Status MeasureCodecs(Communicator& comm, absl::Span<const Codec* const> codecs, ExchangeCosts& costs);
 

@@ -100,6 +100,8 @@ json ToJson(const ExchangeCosts& costs) {
           {"reduce_scatter", ToJson(costs.reduce_scatter)},
           {"all_to_all", ToJson(costs.all_to_all)},
           {"all_gather", ToJson(costs.all_gather)},
+          {"cpu_seconds_per_byte", costs.cpu_per_byte},
+          {"delay_per_cpu_second", costs.delay_per_cpu_second},
           {"codecs", codecs}};
 }
 ExchangeCosts ExchangeFrom(const json& j) {
@@ -107,7 +109,9 @@ ExchangeCosts ExchangeFrom(const json& j) {
                       .all_reduce = TimeFrom(j.at("all_reduce")),
                       .reduce_scatter = TimeFrom(j.at("reduce_scatter")),
                       .all_to_all = TimeFrom(j.at("all_to_all")),
-                      .all_gather = TimeFrom(j.at("all_gather"))};
+                      .all_gather = TimeFrom(j.at("all_gather")),
+                      .cpu_per_byte = j.at("cpu_seconds_per_byte").get<double>(),
+                      .delay_per_cpu_second = j.at("delay_per_cpu_second").get<double>()};
   for (const auto& [name, c] : j.at("codecs").items())
     costs.codecs[name] = {TimeFrom(c.at("encode")), TimeFrom(c.at("decode"))};
   return costs;

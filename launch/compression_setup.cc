@@ -25,7 +25,7 @@ absl::StatusOr<ExchangeCosts> ExchangeCostsFor(const config::Job& job, const Cal
   ExchangeCosts costs;
   const auto most = static_cast<int64_t>(job.comm().bucket_mib() * (1 << 20));
   if (known.empty()) {
-    SHOAL_ASSIGN_OR_RETURN(costs, MeasureExchange(world, most));
+    SHOAL_ASSIGN_OR_RETURN(costs, MeasureExchange(world, most, key.threads));
   } else {
     SHOAL_ASSIGN_OR_RETURN(costs, ParseExchange(known));
   }

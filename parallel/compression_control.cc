@@ -360,8 +360,11 @@ OverlapProblem CompressionControl::OverlapOf(CompressionProblem layers) const {
     const int param = codecs_.layers[l];
     p.bucket_of.push_back(dp_.plan().bucket_of[param]);
     auto& row = p.stolen.emplace_back(options);
-    for (size_t o = 0; o < options; ++o)
-      row[o] = costs_.CodecSeconds(*codecs_.options[o], static_cast<double>(params_[param]->size()) * kFloat, half());
+    for (size_t o = 0; o < options; ++o) {
+      const Codec& codec = *codecs_.options[o];
+      row[o] = costs_.DelaySeconds(codec, static_cast<double>(params_[param]->size()) * kFloat,
+                                   static_cast<double>(CodeBytes(codec, *params_[param])), half());
+    }
     stolen[static_cast<size_t>(p.bucket_of.back())] += row[static_cast<size_t>(plan_.option[l])];
   }
   for (size_t param = 0; param < params_.size(); ++param) {
@@ -370,7 +373,7 @@ OverlapProblem CompressionControl::OverlapOf(CompressionProblem layers) const {
     p.bucket_seconds[static_cast<size_t>(dp_.plan().bucket_of[param])] +=
         exchange_factor_ * costs_.ExchangeSeconds(*codecs_.options[0], bytes, bytes, half());
   }
-  // As it would be without the codes of the plan in force, which put off what was ready after them.
+  // As it would be without the exchange of the plan in force, which puts off what is ready after it.
   double late = 0;
   for (size_t b = 0; b < buckets; ++b) {
     p.ready[b] = std::max(b == 0 ? 0 : p.ready[b - 1], p.ready[b] - late);

@@ -68,8 +68,8 @@ absl::Status WriteData(const std::string& prefix) {
 }
 
 // Of the collectives between these ranks, and of every codec there is.
-absl::StatusOr<ExchangeCosts> MeasureCosts(Communicator& world) {
-  SHOAL_ASSIGN_OR_RETURN(ExchangeCosts costs, MeasureExchange(world, 4 << 20));
+absl::StatusOr<ExchangeCosts> MeasureCosts(Communicator& world, int threads) {
+  SHOAL_ASSIGN_OR_RETURN(ExchangeCosts costs, MeasureExchange(world, 4 << 20, threads));
   std::vector<std::unique_ptr<Codec>> codecs;
   std::vector<const Codec*> all;
   for (const CodecFamily& family : CodecFamilies()) {
@@ -145,7 +145,7 @@ absl::Status Calibrate(const CalibrateArgs& args, Communicator& world) {
       measured.push_back({job, seconds[seconds.size() / 2]});
       peak = std::max(peak, MeasureProductPeak(*rank.pool, dtype));
     }
-    SHOAL_ASSIGN_OR_RETURN(const ExchangeCosts exchange, MeasureCosts(world));
+    SHOAL_ASSIGN_OR_RETURN(const ExchangeCosts exchange, MeasureCosts(world, rank.pool->threads()));
     if (!first) return absl::OkStatus();
     Calibration calibration = fit.Fit();
     calibration.exchange = exchange;
