@@ -37,9 +37,10 @@ struct CompressionPlan {
   double gap() const { return cost > 0 ? (cost - bound) / cost : 0; }
 };
 
-// The best of the hull greedy, the dynamic program and, where few plans are left to look at, the optimum; never worse than `fallback` where that is within the budget.
-// FailedPrecondition where no plan is within the budget: callers send gradients as they are. InvalidArgument names the layer and option of a number that is NaN or negative: callers keep their
-// plan then.
+// The best of the hull greedy, the dynamic program and, where few plans are left to look at, the optimum; never worse
+// than `fallback` where that is within the budget. FailedPrecondition where no plan is within the budget: callers send
+// gradients as they are. InvalidArgument names the layer and option of a number that is NaN or negative: callers keep
+// their plan then.
 absl::StatusOr<CompressionPlan> PlanCompression(const CompressionProblem& problem);
 
 // Each solver by itself, for tests and benchmarks. The dynamic program rounds errors up to budget / `buckets`, its

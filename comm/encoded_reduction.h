@@ -31,7 +31,7 @@ struct EncodedRun {
   int64_t first = 0;             // element `begin` inside the flattened tensor
 };
 
-struct RunErrors {  // a sum over runs, where there are several
+struct RunErrors {           // a sum over runs, where there are several
   double squares = 0;        // of what this rank encoded of a run: sum of x^2
   double error_squares = 0;  // and of what its codes left behind
 };
@@ -48,8 +48,8 @@ struct EncodedReduction {
   Tensor out;  // f32: the sum, [counts[rank]] for kScatter, [n] for kAll
   uint64_t seed = 0;
   uint32_t step = 0;  // for stochastic codecs
-  // Is shown every part of a run just before it is encoded, with exactly what is: for errors of codecs not taken. On the
-  // progress thread. Null: nobody looks.
+  // Is shown every part of a run just before it is encoded, with exactly what is: for errors of codecs not taken. On
+  // the progress thread. Null: nobody looks.
   std::function<void(size_t run, const CodecInput& input)> observe = nullptr;
   // [runs], added to on the progress thread; whole once the operation is done. Null: not wanted.
   std::shared_ptr<std::vector<RunErrors>> errors = nullptr;

@@ -142,10 +142,10 @@ absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_b
   const auto largest = static_cast<int64_t>(reduce.back().first) / kFloat;
   const Tensor x = Tensor::Zeros({largest}, DType::kF32);
   const double ranks_here = UnderMpiLauncher() ? 1 : comm.size();
-  SHOAL_ASSIGN_OR_RETURN(
-      const double cpu, MedianSeconds(
-                            comm, [] { return CpuSeconds(CLOCK_PROCESS_CPUTIME_ID); },
-                            [&] { return comm.AllReduce(x, ReduceOp::kSum, {.tag = "calibrate"})->Wait(); }));
+  SHOAL_ASSIGN_OR_RETURN(const double cpu,
+                         MedianSeconds(
+                             comm, [] { return CpuSeconds(CLOCK_PROCESS_CPUTIME_ID); },
+                             [&] { return comm.AllReduce(x, ReduceOp::kSum, {.tag = "calibrate"})->Wait(); }));
   costs.cpu_per_byte = cpu / ranks_here / reduce.back().first;
   SHOAL_ASSIGN_OR_RETURN(costs.delay_per_cpu_second, DelayPerCpuSecond(comm, threads));
   costs.all_reduce = FitLinearTime(reduce);
@@ -166,31 +166,33 @@ absl::Status MeasureCodecs(Communicator& comm, absl::Span<const Codec* const> co
       constexpr int64_t kSide = 512;
       const PowerSgdShape shape{kSide, kSide, std::min<int>(rank, kSide)};
       std::vector<float> q(static_cast<size_t>(kSide) * shape.rank), p = q;
-      const CodecInput input{.gradient = gradient.data(), .residual = residual.data(), .size = kMost, .left = left.data()};
+      const CodecInput input{
+          .gradient = gradient.data(), .residual = residual.data(), .size = kMost, .left = left.data()};
       SHOAL_ASSIGN_OR_RETURN(const double round, MedianSeconds(comm, thread_clock, [&] {
-        PowerSgdStart(shape, 1, 1, 0, 0, q.data());
-        PowerSgdProject(shape, input, q.data(), p.data());
-        Orthonormalise(kSide, shape.rank, p.data());
-        PowerSgdBackProject(shape, input, p.data(), q.data());
-        PowerSgdResidual(shape, input, p.data(), q.data());
-        PowerSgdReconstruct(shape, p.data(), q.data(), out.data());
-        return absl::OkStatus();
-      }));
+                               PowerSgdStart(shape, 1, 1, 0, 0, q.data());
+                               PowerSgdProject(shape, input, q.data(), p.data());
+                               Orthonormalise(kSide, shape.rank, p.data());
+                               PowerSgdBackProject(shape, input, p.data(), q.data());
+                               PowerSgdResidual(shape, input, p.data(), q.data());
+                               PowerSgdReconstruct(shape, p.data(), q.data(), out.data());
+                               return absl::OkStatus();
+                             }));
       costs.codecs[std::string(codec->name())] = {{0, round / static_cast<double>(kMost * kFloat)}, {}};
       continue;
     }
     std::vector<uint8_t> code(static_cast<size_t>(codec->Bytes(kMost)));
     std::vector<std::pair<double, double>> encode, decode;
     for (const int64_t n : {kMost / 16, kMost}) {
-      SHOAL_ASSIGN_OR_RETURN(const double encoded, MedianSeconds(comm, thread_clock, [&] {
-        codec->Encode({.gradient = gradient.data(), .residual = residual.data(), .size = n, .left = left.data()}, {},
-                      code.data());
-        return absl::OkStatus();
-      }));
+      SHOAL_ASSIGN_OR_RETURN(
+          const double encoded, MedianSeconds(comm, thread_clock, [&] {
+            codec->Encode({.gradient = gradient.data(), .residual = residual.data(), .size = n, .left = left.data()},
+                          {}, code.data());
+            return absl::OkStatus();
+          }));
       SHOAL_ASSIGN_OR_RETURN(const double decoded, MedianSeconds(comm, thread_clock, [&] {
-        codec->Decode(code.data(), n, Codec::Into::kAdd, out.data());
-        return absl::OkStatus();
-      }));
+                               codec->Decode(code.data(), n, Codec::Into::kAdd, out.data());
+                               return absl::OkStatus();
+                             }));
       encode.emplace_back(static_cast<double>(n * kFloat), encoded);
       decode.emplace_back(static_cast<double>(n * kFloat), decoded);
     }

@@ -306,8 +306,8 @@ WorkPtr GroupCommunicator::ReduceEncoded(EncodedReduction reduction, CallOptions
   if (TravelsPlain(reduction)) {
     const int64_t element = DTypeBytes(DType::kF32), mine = all ? at[rank_] : 0;
     const Tensor out = reduction.out;
-    operation->phases.push_back(ScatterPhase(engine_.get(), {members_, rank_, reduction.in, reduction.counts, at,
-                                                             ReduceOp::kSum, Bytes(out, mine)}));
+    operation->phases.push_back(ScatterPhase(
+        engine_.get(), {members_, rank_, reduction.in, reduction.counts, at, ReduceOp::kSum, Bytes(out, mine)}));
     if (all && size() > 1) {
       Phase gather;
       Exchange(gather, Way::kSend, [&](int) {

@@ -12,7 +12,7 @@ namespace shoal {
 
 absl::Status RunThreadRanks(int ranks, const CommOptions& options,
                             const std::function<absl::Status(int rank, Communicator& world)>& body) {
-  auto hub = MakeThreadHub(ranks, options.segment_bytes);
+  auto hub = MakeThreadHub(ranks, options.segment_bytes, options.thread_link_bytes_per_second);
   // Engines end after all ranks' threads: a peer may still read what a failed operation left.
   std::vector<std::shared_ptr<Engine>> engines(ranks);
   std::vector<int> members(ranks);

@@ -17,7 +17,8 @@ struct CommOptions {
   // Cross-rank check of (sequence, op, dtype, count, tag) before every collective: a mismatch is an error that names
   // both.
   enum class Check : uint8_t { kOff, kOn } check = Check::kOff;
-  int64_t segment_bytes = 1 << 20;  // messages move in segments of at most this many bytes
+  int64_t segment_bytes = 1 << 20;          // messages move in segments of at most this many bytes
+  double thread_link_bytes_per_second = 0;  // thread ranks: as if each had a link of this rate, each way; 0: memory
 };
 
 // Runs body(rank, world communicator) on `ranks` threads of this process and returns the first non-OK status by rank.

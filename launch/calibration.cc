@@ -94,7 +94,8 @@ LinearTime TimeFrom(const json& j) { return {j.at("seconds").get<double>(), j.at
 
 json ToJson(const ExchangeCosts& costs) {
   json codecs = json::object();
-  for (const auto& [name, c] : costs.codecs) codecs[name] = {{"encode", ToJson(c.encode)}, {"decode", ToJson(c.decode)}};
+  for (const auto& [name, c] : costs.codecs)
+    codecs[name] = {{"encode", ToJson(c.encode)}, {"decode", ToJson(c.decode)}};
   return {{"ranks", costs.ranks},
           {"all_reduce", ToJson(costs.all_reduce)},
           {"reduce_scatter", ToJson(costs.reduce_scatter)},
@@ -226,7 +227,7 @@ absl::StatusOr<std::vector<Calibration>> ReadCalibrations(const std::string& pat
 
 absl::StatusOr<Calibration> FindCalibration(const std::string& path, const CalibrationKey& key, CalibrationFile file) {
   auto all = ReadCalibrations(path);
-  if (!all.ok() && (!absl::IsNotFound(all.status()) || file == CalibrationFile::kNamed)) return all.status();
+  if (!all.ok() && !absl::IsNotFound(all.status())) return all.status();
   std::vector<std::string> others;
   if (all.ok()) {
     for (const Calibration& c : *all) {
@@ -237,7 +238,7 @@ absl::StatusOr<Calibration> FindCalibration(const std::string& path, const Calib
   const std::string how = absl::StrCat(
       "make one: ", key.ranks > 1 ? absl::StrCat("mpirun -n ", key.ranks, " --bind-to none ") : "",
       "shoal calibrate --threads ", key.threads, " --compute ", config::RuntimeConfig::Compute_Name(key.compute));
-  if (file == CalibrationFile::kNamed) {
+  if (file == CalibrationFile::kNamed && all.ok()) {
     return absl::FailedPreconditionError(absl::StrCat("runtime.calibration ", path, " is of ",
                                                       others.empty() ? "nothing" : absl::StrJoin(others, "; of "),
                                                       "; this run is of ", key.Text(), "; ", how, " --out ", path));

@@ -80,8 +80,8 @@ struct Losses {
 };
 
 // What every step's collective sums over ranks: the loss, the squared gradient norm, rows that were classified
-// correctly, the wish to stop, NoiseTerms (0 where noise is not measured), RunErrors of gradient codes and factors (0 without), and
-// from kRanks on how long each rank worked.
+// correctly, the wish to stop, NoiseTerms (0 where noise is not measured), RunErrors of gradient codes and factors (0
+// without), and from kRanks on how long each rank worked.
 enum StepScalar : size_t {
   kLoss,
   kSquares,
@@ -256,7 +256,8 @@ class Trainer {
     SHOAL_RETURN_IF_ERROR(PosixFiles().MakeDirs(options_.run_dir + "/plans"));
     std::ofstream file(options_.run_dir + "/plans/compression.jsonl", std::ios::app);
     file << compression_->PlanJson() << "\n";
-    if (!file.flush()) return EnvironmentError(absl::StrCat("cannot write ", options_.run_dir, "/plans/compression.jsonl"));
+    if (!file.flush())
+      return EnvironmentError(absl::StrCat("cannot write ", options_.run_dir, "/plans/compression.jsonl"));
     return absl::OkStatus();
   }
 
@@ -273,9 +274,10 @@ class Trainer {
     std::vector<uint64_t> mine;
     dp_->WeightHash(&mine);
     for (const Param* param : model_->params()) {
-      SHOAL_RETURN_IF_ERROR(Annotate(CheckEqualOnAllRanks(mesh_->control(), absl::StrCat("the bits of ", param->name),
-                                                          absl::StrCat(absl::Hex(mine[param->id])), {.tag = "weights' hashes"}),
-                                     absl::StrCat("step ", progress_.step, ": ranks have drifted apart")));
+      SHOAL_RETURN_IF_ERROR(
+          Annotate(CheckEqualOnAllRanks(mesh_->control(), absl::StrCat("the bits of ", param->name),
+                                        absl::StrCat(absl::Hex(mine[param->id])), {.tag = "weights' hashes"}),
+                   absl::StrCat("step ", progress_.step, ": ranks have drifted apart")));
     }
     return absl::OkStatus();
   }
@@ -744,7 +746,7 @@ class Trainer {
   std::unique_ptr<BufferState> buffers_;
   std::unique_ptr<OptimizerState> state_;
   std::unique_ptr<BatchControl> batch_;
-  std::unique_ptr<WeightEma> ema_;  // null: no averages
+  std::unique_ptr<WeightEma> ema_;                   // null: no averages
   std::shared_ptr<const GradientCodecs> codecs_;     // null: gradients travel as they are
   std::unique_ptr<CompressionControl> compression_;  // null: nothing is planned
   std::unique_ptr<OwnerSum> owners_;

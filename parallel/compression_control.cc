@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 #include <map>
-#include <utility>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -52,8 +52,8 @@ absl::StatusOr<LayerPlan> FromJson(const json& j, const GradientCodecs& codecs) 
       const auto at = std::find_if(codecs.options.begin(), codecs.options.end(),
                                    [&](const Codec* c) { return c->name() == name.get<std::string>(); });
       if (at == codecs.options.end())
-        return absl::NotFoundError(absl::StrCat("a plan uses ", name.get<std::string>(),
-                                                ", which is not among comm.compression.options"));
+        return absl::NotFoundError(
+            absl::StrCat("a plan uses ", name.get<std::string>(), ", which is not among comm.compression.options"));
       plan.option.push_back(static_cast<int>(at - codecs.options.begin()));
     }
     if (plan.option.size() != codecs.layers.size())
@@ -83,9 +83,7 @@ double SumOfSquares(const float* x, int64_t n) {
 }
 
 // What waits of codes that leave a share of the squares they are given, relative to the gradients.
-double Waiting(double share) {
-  return share < 1 ? share / (1 - share) : std::numeric_limits<double>::infinity();
-}
+double Waiting(double share) { return share < 1 ? share / (1 - share) : std::numeric_limits<double>::infinity(); }
 
 // "12 q3, 9 bf16": how many layers take what.
 std::string CountText(const LayerPlan& plan, const GradientCodecs& codecs) {
@@ -249,7 +247,7 @@ absl::Status CompressionControl::FinishTable(int64_t step) {
   if (planning_.valid()) planning_.wait();
   Table whole = mine_;
   SHOAL_ASSIGN_OR_RETURN(whole.rows, AllReduceValues(mesh_.control(), std::move(whole.rows), ReduceOp::kSum,
-                                                       {.tag = "compression table"}));
+                                                     {.tag = "compression table"}));
   mine_ = {std::vector<double>(mine_.rows.size()), 0};
   if (TimeMode() && times_steps_ > 0) {
     // Readiness is that of the latest rank; a reduction starts in earnest when the last rank enters, so that it took as
@@ -258,8 +256,8 @@ absl::Status CompressionControl::FinishTable(int64_t step) {
     times.push_back(times_sum_.backward_end);
     times.push_back(-times_sum_.busy);
     for (double& t : times) t /= static_cast<double>(times_steps_);
-    SHOAL_ASSIGN_OR_RETURN(times, AllReduceValues(mesh_.control(), std::move(times), ReduceOp::kMax,
-                                                  {.tag = "compression times"}));
+    SHOAL_ASSIGN_OR_RETURN(
+        times, AllReduceValues(mesh_.control(), std::move(times), ReduceOp::kMax, {.tag = "compression times"}));
     times_.busy = -times.back();
     times.pop_back();
     times_.backward_end = times.back();
@@ -323,8 +321,8 @@ CompressionProblem CompressionControl::ProblemOf(const Table& table, double tigh
   for (size_t l = 0; l < codecs_.layers.size(); ++l) {
     const Param& param = *params_[codecs_.layers[l]];
     const std::vector<double> shares = Shares(table, l);
-    const double most = std::max(config_.most_layer_error() * config_.most_layer_error(),
-                                 shares[static_cast<size_t>(codecs_.uniform)]);
+    const double most =
+        std::max(config_.most_layer_error() * config_.most_layer_error(), shares[static_cast<size_t>(codecs_.uniform)]);
     auto& row = problem.layers.emplace_back(options);
     for (size_t o = 0; o < options; ++o) {
       const Codec& codec = *codecs_.options[o];
@@ -481,8 +479,10 @@ void CompressionControl::FollowCodes(const RunErrors& codes, int64_t step) {
     plan_.relative_error = 0;
     plan_.bytes = plan_.plain_bytes;
     plan_.notes = "errors were far above the budget";
-    news_ = absl::StrFormat("compression plan %d: exact for %d steps, since codes left %.3f of what they were given, %.3f "
-                            "being allowed", plan_.id, kExactSteps, std::sqrt(relative), plan_.coded_budget);
+    news_ = absl::StrFormat(
+        "compression plan %d: exact for %d steps, since codes left %.3f of what they were given, %.3f "
+        "being allowed",
+        plan_.id, kExactSteps, std::sqrt(relative), plan_.coded_budget);
     PutIntoForce(step + 1);
     observe_from_ = step + 1 + kExactSteps;
     activate_at_ = -1;
@@ -565,7 +565,8 @@ void CompressionControl::VisitState(StateVisitor& visitor) {
   factors_followed_ = loaded.at("factors_followed").get<double>();
   factors_at_first_ = loaded.at("factors_at_first").get<double>();
   far_over_ = loaded.at("far_over").get<int64_t>();
-  if (saved_size == n) table_ = {loaded.at("table").get<std::vector<double>>(), loaded.at("table_steps").get<int64_t>()};
+  if (saved_size == n)
+    table_ = {loaded.at("table").get<std::vector<double>>(), loaded.at("table_steps").get<int64_t>()};
   mine_.steps = loaded.at("mine_steps").get<int64_t>();
 }
 

@@ -1,19 +1,19 @@
 // CompressionControl: measures the errors of all codecs in training, has plans made of them, and puts them into force.
 //
 //   exact until warmup_steps; in the table_steps steps that end lead_steps before, every rank adds up the squared
-//   errors that each option would make of what it encodes, as a worker and as an owner -> one all-reduce -> rank 0 plans
-//   on a thread of its own while training goes on -> at the activation step it broadcasts the plan, and all take it up.
-//   Again soon after, when its own effect on times is known, and then every replan_every_steps.
+//   errors that each option would make of what it encodes, as a worker and as an owner -> one all-reduce -> rank 0
+//   plans on a thread of its own while training goes on -> at the activation step it broadcasts the plan, and all take
+//   it up. Again soon after, when its own effect on times is known, and then every replan_every_steps.
 //
-// Error of an option: with error feedback a code that leaves the share s of the squares it is given leaves, of gradients
-// that do not depend on each other, s / (1 - s) of theirs in the long run, and that is what a plan counts, layer by
-// layer: the error of one step would hide that residuals grow. Budget: `error_budget` times the sum that `codec` for all
-// would make, of the same tables (research/lgreco.md §6.2), in the measure that `error_measure` says. No layer's code may
-// leave more than most_layer_error of it.
-// What codes really leave is followed step by step: 10 % more than the budget for 20 steps tightens it at once, on the
-// last table; four times the squared error for 3 steps returns to exact for 100. What factors leave of each rank's
-// matrices is no measure of the sum's error, but if it grows by half since the plan came into force, errors are measured
-// anew. A table with a NaN, or a budget that nothing meets, leaves the plan as it is. A new plan must be worth 2 %.
+// Error of an option: with error feedback a code that leaves the share s of the squares it is given leaves, of
+// gradients that do not depend on each other, s / (1 - s) of theirs in the long run, and that is what a plan counts,
+// layer by layer: the error of one step would hide that residuals grow. Budget: `error_budget` times the sum that
+// `codec` for all would make, of the same tables (research/lgreco.md §6.2), in the measure that `error_measure` says.
+// No layer's code may leave more than most_layer_error of it. What codes really leave is followed step by step: 10 %
+// more than the budget for 20 steps tightens it at once, on the last table; four times the squared error for 3 steps
+// returns to exact for 100. What factors leave of each rank's matrices is no measure of the sum's error, but if it
+// grows by half since the plan came into force, errors are measured anew. A table with a NaN, or a budget that nothing
+// meets, leaves the plan as it is. A new plan must be worth 2 %.
 #pragma once
 
 #include <future>
@@ -33,15 +33,15 @@ namespace shoal {
 
 // A plan as it is broadcast, logged to plans/compression.jsonl and kept in checkpoints.
 struct LayerPlan {
-  int64_t id = 0;          // 0: exact, before there was one
-  int64_t first_step = 0;  // that it is in force
-  std::vector<int> option;             // of each planned layer, into GradientCodecs::options
-  double relative_error = 0;           // bound on |what waits| / |gradients|, in the error measure
-  double relative_budget = 0;          // likewise, of the budget
-  double coded_budget = 0;             // likewise, of layers that travel as bytes; 0: none does
-  double cost = 0, bound = 0;          // bytes, or seconds until the last bucket is there
-  double uniform_cost = 0;             // of the uniform default
-  double exposed_seconds = -1;         // predicted; < 0: LGRECO_BYTES does not know
+  int64_t id = 0;                                        // 0: exact, before there was one
+  int64_t first_step = 0;                                // that it is in force
+  std::vector<int> option;                               // of each planned layer, into GradientCodecs::options
+  double relative_error = 0;                             // bound on |what waits| / |gradients|, in the error measure
+  double relative_budget = 0;                            // likewise, of the budget
+  double coded_budget = 0;                               // likewise, of layers that travel as bytes; 0: none does
+  double cost = 0, bound = 0;                            // bytes, or seconds until the last bucket is there
+  double uniform_cost = 0;                               // of the uniform default
+  double exposed_seconds = -1;                           // predicted; < 0: LGRECO_BYTES does not know
   double bytes = 0, uniform_bytes = 0, plain_bytes = 0;  // of codes, of the default's, of f32
   std::string notes;
 };
@@ -56,8 +56,8 @@ class CompressionControl : public Stateful {
   // Before DataParallel::BeginMicroBatch of step `step` (1 is the first). Returns what is new, for the log: empty, or a
   // plan that comes into force. Collective at activation steps.
   absl::StatusOr<std::string> BeginStep(int64_t step);
-  // After its reductions: DataParallel's errors of codes and factors, summed over ranks. kSkipped: nothing of the step counts. Collective where a table is
-  // whole.
+  // After its reductions: DataParallel's errors of codes and factors, summed over ranks. kSkipped: nothing of the step
+  // counts. Collective where a table is whole.
   enum class Outcome : uint8_t { kTaken, kSkipped };
   absl::Status EndStep(int64_t step, const RunErrors& codes, const RunErrors& factors, Outcome outcome);
 
@@ -121,7 +121,7 @@ class CompressionControl : public Stateful {
   double tightness_ = 1, followed_ = 0;  // share of the budget that plans may spend; EMA of the relative squared error
   int64_t over_ = 0, far_over_ = 0;      // steps in a row
   double factors_followed_ = 0, factors_at_first_ = 0;
-  std::string news_;                     // to be told at the next step
+  std::string news_;  // to be told at the next step
 };
 
 }  // namespace shoal

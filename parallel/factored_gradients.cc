@@ -18,9 +18,7 @@ int64_t FactorBytes(const Param& param, int rank) {
   return rank * (Rows(param) + Columns(param)) * static_cast<int64_t>(sizeof(float));
 }
 
-int64_t MostRank(const Param& param) {
-  return param.shape.size() < 2 ? 0 : std::min(Rows(param), Columns(param));
-}
+int64_t MostRank(const Param& param) { return param.shape.size() < 2 ? 0 : std::min(Rows(param), Columns(param)); }
 
 void FactoredGradients::Draw(Matrix& matrix, int from_column) const {
   PowerSgdStart(matrix.shape, seed_, NameHash(matrix.param->name), 0, from_column, matrix.q.data<float>());

@@ -2,7 +2,8 @@
 // start.
 //
 // A parameter of shape [a, b, ...] is the matrix [a, b * ...]. The first factors of a bucket's matrices start on their
-// way together as soon as its gradients are there, beside backward; the second factors of all follow in Finish. All ranks hold the same factors, bit by bit.
+// way together as soon as its gradients are there, beside backward; the second factors of all follow in Finish. All
+// ranks hold the same factors, bit by bit.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +32,8 @@ class FactoredGradients {
   // From the next step on. What a change of rank leaves of the factor is kept.
   void SetRank(const Param& param, int rank);
 
-  // One bucket's. What `input` points to (gradient, residual, left: the next residual, may be null) stays as it is until
-  // Finish.
+  // One bucket's. What `input` points to (gradient, residual, left: the next residual, may be null) stays as it is
+  // until Finish.
   struct Input {
     const Param* param = nullptr;
     CodecInput input;

@@ -52,8 +52,8 @@ bool IsPlanned(const CompressionConfig& config) {
 
 namespace {
 
-// What layers choose among when the job does not say. Unbiased ones alone where nothing is kept of what codes leave out.
-// Not PowerSGD: gradients gain rank faster than errors are measured (tests/performance.md).
+// What layers choose among when the job does not say. Unbiased ones alone where nothing is kept of what codes leave
+// out. Not PowerSGD: gradients gain rank faster than errors are measured (tests/performance.md).
 std::vector<std::string> KnownOptions(const CompressionConfig& config) {
   std::vector<std::string> names;
   for (const CodecFamily& family : CodecFamilies()) {
@@ -103,15 +103,18 @@ void CheckPlanning(const CompressionConfig& config, int zero_stage, std::vector<
   }
   for (const std::string& name : config.options()) {
     CheckCodec(config, prefix + "options", name, errors);
-    if (const auto codec = MakeCodec(name, config.block()); codec.ok() && (*codec)->factor_rank() > 0 && zero_stage != 0)
-      errors.push_back(absl::StrCat(prefix, "options: ", name, " is planned by errors of whole sums, which parallel.zero: ",
-                                    zero_stage, " does not have; take parallel.zero: 0"));
+    if (const auto codec = MakeCodec(name, config.block());
+        codec.ok() && (*codec)->factor_rank() > 0 && zero_stage != 0)
+      errors.push_back(absl::StrCat(prefix, "options: ", name,
+                                    " is planned by errors of whole sums, which parallel.zero: ", zero_stage,
+                                    " does not have; take parallel.zero: 0"));
   }
   if (!(config.error_budget() > 0) || config.error_budget() > 100)
     errors.push_back(absl::StrCat(prefix, "error_budget is ", config.error_budget(),
                                   "; it is above 0 and at most 100, in squared errors of ", UniformCodec(config)));
   if (!(config.most_layer_error() > 0) || config.most_layer_error() >= 1)
-    errors.push_back(absl::StrCat(prefix, "most_layer_error is ", config.most_layer_error(), "; it lies between 0 and 1"));
+    errors.push_back(
+        absl::StrCat(prefix, "most_layer_error is ", config.most_layer_error(), "; it lies between 0 and 1"));
   if (config.table_steps() < 1)
     errors.push_back(absl::StrCat(prefix, "table_steps is ", config.table_steps(), "; it is at least 1"));
   if (config.lead_steps() < 1)
@@ -183,9 +186,9 @@ std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig
   const Codec* const exact = own("fp32");
   const Codec* const uniform = own(UniformCodec(config));
   if (IsPlanned(config)) {
-    const std::vector<std::string> names = config.options_size() > 0
-                                               ? std::vector<std::string>(config.options().begin(), config.options().end())
-                                               : KnownOptions(config);
+    const std::vector<std::string> names =
+        config.options_size() > 0 ? std::vector<std::string>(config.options().begin(), config.options().end())
+                                  : KnownOptions(config);
     codecs->options = {exact};
     for (const std::string& name : names) {
       if (std::find(codecs->options.begin(), codecs->options.end(), own(name)) == codecs->options.end())
@@ -242,10 +245,9 @@ double OptionErrors(const GradientCodecs& codecs, const CodecInput& input, absl:
 }
 
 std::string GradientCodecs::Text() const {
-  const std::string feedback_text =
-      absl::StrCat(feedback == Feedback::kYes ? "with" : "without", " error feedback: ",
-                   HumanBytes(static_cast<double>(code_bytes)), " for ", HumanBytes(static_cast<double>(plain_bytes)),
-                   " of gradients");
+  const std::string feedback_text = absl::StrCat(
+      feedback == Feedback::kYes ? "with" : "without", " error feedback: ", HumanBytes(static_cast<double>(code_bytes)),
+      " for ", HumanBytes(static_cast<double>(plain_bytes)), " of gradients");
   if (!planned()) return absl::StrCat(owned.back()->name(), ", ", feedback_text);
   return absl::StrCat("fp32 until they are planned among ", options.size(), " codecs for ", layers.size(),
                       " layers, at the error of ", options[uniform]->name(), " ", feedback_text);

@@ -23,7 +23,7 @@ struct GradientCodecs {
   std::vector<const Codec*> options;
   int uniform = 0;
   const Codec* measuring = nullptr;  // what layers that travel as factors take while errors are measured
-  int64_t block = 1024;  // of quantisers
+  int64_t block = 1024;              // of quantisers
   enum class Feedback : uint8_t { kNo, kYes } feedback = Feedback::kYes;
   config::CompressionConfig::Resume resume = config::CompressionConfig::FOLD;
   uint64_t seed = 0;  // of the run, for stochastic codecs

@@ -85,8 +85,8 @@ class Bf16Codec : public Codec {
 
 double Bf16Errors(const CodecInput& input, int64_t /*block*/, absl::Span<double> errors) {
   uint16_t rounded[kMostElements];
-  const Encoded all = EncodeStretches(
-      input, [&rounded](float* x, int64_t n, int64_t) { return RoundToBf16Run(n, x, rounded); });
+  const Encoded all =
+      EncodeStretches(input, [&rounded](float* x, int64_t n, int64_t) { return RoundToBf16Run(n, x, rounded); });
   errors[0] = all.error_squares;
   return all.finite ? all.squares : std::numeric_limits<double>::quiet_NaN();
 }

@@ -16,8 +16,9 @@ constexpr absl::string_view kStochastic[] = {"q2_stochastic", "q3_stochastic", "
                                              "q6_stochastic", "q7_stochastic", "q8_stochastic"};
 constexpr absl::string_view kTopK[] = {"topk_0.001", "topk_0.003", "topk_0.01", "topk_0.03", "topk_0.1"};
 constexpr int kMostFactorRank = 256;
-constexpr char kChoices[] = "fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, topk_<density>, as topk_0.01, powersgd_<rank>, as "
-                            "powersgd_4";
+constexpr char kChoices[] =
+    "fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, topk_<density>, as topk_0.01, powersgd_<rank>, as "
+    "powersgd_4";
 
 }  // namespace
 

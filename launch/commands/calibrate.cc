@@ -93,14 +93,16 @@ std::string ExchangeLines(const ExchangeCosts& costs) {
                                      {"reduce-scatter", costs.reduce_scatter},
                                      {"all-to-all", costs.all_to_all},
                                      {"all-gather", costs.all_gather}}) {
-      absl::StrAppendFormat(&text, "%-86s %7.0f us + %.3f ns a byte\n", absl::StrCat(name, " of f32 between ", costs.ranks, " ranks"),
-                            time.latency * 1e6, time.per_byte * 1e9);
+      absl::StrAppendFormat(&text, "%-86s %7.0f us + %.3f ns a byte\n",
+                            absl::StrCat(name, " of f32 between ", costs.ranks, " ranks"), time.latency * 1e6,
+                            time.per_byte * 1e9);
     }
   }
   for (const auto& [name, codec] : costs.codecs) {
     absl::StrAppendFormat(&text, "%-86s %5.2f GB/s", absl::StrCat("codec ", name, ": encodes f32 at"),
                           1e-9 / codec.encode.per_byte);
-    if (codec.decode.per_byte > 0) absl::StrAppendFormat(&text, ", decodes it at %.2f GB/s", 1e-9 / codec.decode.per_byte);
+    if (codec.decode.per_byte > 0)
+      absl::StrAppendFormat(&text, ", decodes it at %.2f GB/s", 1e-9 / codec.decode.per_byte);
     text += "\n";
   }
   return text;

@@ -21,6 +21,7 @@
 #include "models/transformer_spec.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/checkpoint/safetensors.h"
+#include "parallel/gradient_codecs.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
@@ -35,6 +36,61 @@ std::string ModelText(const config::ModelConfig& model) {
   const auto& t = model.transformer();
   return absl::StrFormat("%d parameters, %d layers, width %d, %d heads, vocabulary %d", ParameterCount(t), t.layers(),
                          t.width(), t.heads(), t.vocabulary());
+}
+
+}  // namespace
+
+namespace {
+
+using config::CompressionConfig;
+
+// What each parameter's gradient travels as, or may: planned modes choose once errors are measured.
+std::string LayerTable(const config::Job& job) {
+  const auto model = MakeModel(job.model());
+  const CompressionConfig& config = job.comm().compression();
+  const auto codecs = MakeGradientCodecs(config, model->params(), job.seed());
+  std::string text = absl::StrFormat("gradients: %s\n  %-44s %12s %12s %12s  %s\n", codecs->Text(), "parameter",
+                                     "elements", "f32", "code", "codec");
+  size_t layer = 0;
+  for (const Param* param : model->params()) {
+    const bool coded = layer < codecs->layers.size() && codecs->layers[layer] == param->id;
+    if (coded) ++layer;
+    const Codec& codec = *(codecs->planned() && coded ? codecs->options[codecs->uniform] : codecs->of[param->id]);
+    absl::StrAppendFormat(&text, "  %-44s %12d %12s %12s  %s\n", param->name, param->size(),
+                          HumanBytes(4.0 * static_cast<double>(param->size())),
+                          HumanBytes(static_cast<double>(CodeBytes(codec, *param))),
+                          !coded              ? "as it is"
+                          : codecs->planned() ? absl::StrCat("planned within the error of ", codec.name())
+                                              : std::string(codec.name()));
+  }
+  return text;
+}
+
+// How long all gradients would take as each codec, were nothing hidden behind backward.
+std::string ExchangeTable(const config::Job& job, const ExchangeCosts& costs) {
+  const auto model = MakeModel(job.model());
+  const auto half = job.parallel().zero() == 0 ? ExchangeCosts::Half::kAll : ExchangeCosts::Half::kScatter;
+  CompressionConfig every = job.comm().compression();
+  if (every.mode() == CompressionConfig::OFF) return "";
+  std::string text = "reduction of all gradients, as calibrated, if none of it hides behind backward:\n";
+  std::vector<std::string> names = {"fp32"};
+  for (const auto& [name, codec] : costs.codecs) names.push_back(name);
+  for (const std::string& name : names) {
+    const auto codec = MakeCodec(name, every.block());
+    if (!codec.ok() || (*codec)->factor_rank() > 0) continue;
+    every.set_mode(CompressionConfig::UNIFORM);
+    every.set_codec(name);
+    const auto codecs = MakeGradientCodecs(every, model->params(), job.seed());
+    double seconds = 0;
+    for (const Param* param : model->params()) {
+      const double bytes = 4.0 * static_cast<double>(param->size());
+      const Codec& own = *codecs->of[param->id];
+      seconds += costs.ExchangeSeconds(own, bytes, static_cast<double>(CodeBytes(own, *param)), half) +
+                 costs.CodecSeconds(own, bytes, half);
+    }
+    absl::StrAppendFormat(&text, "  %-16s %8.1f ms\n", name, seconds * 1e3);
+  }
+  return text;
 }
 
 }  // namespace
@@ -84,6 +140,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("program", p.program);
   line("total", p.total());
 
+  if (job->comm().compression().mode() != config::CompressionConfig::OFF) std::cout << LayerTable(*job);
   const auto batches = FullBatch(*job, ranks);
   const CostSheet cost = StepCost(*job, ranks, batches);
   std::cout << absl::StrFormat("one step of a rank, its sequences as long as may be: %d micro-batches, %.3g FLOPs\n",
@@ -100,6 +157,7 @@ int RunPlan(const JobArgs& args, int ranks) {
     std::cout << "step time is not predicted: " << calibration.status().message() << "\n";
     return 0;
   }
+  if (calibration->exchange.ranks == ranks) std::cout << ExchangeTable(*job, calibration->exchange);
   ThreadPool pool(threads);
   const DType dtype = choice.compute == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
   const auto seconds = calibration->StepSeconds(cost, MeasureProductPeak(pool, dtype));

@@ -25,6 +25,7 @@ CommOptions CommOptionsOf(const config::Job& job, const std::string& run_dir) {
   CommOptions options;
   options.deadline = absl::Seconds(job.comm().deadline_seconds());
   options.flight_dir = run_dir + "/flight";
+  options.thread_link_bytes_per_second = job.comm().thread_link_mbit() * 1e6 / 8;
   options.check = job.comm().check_calls() ? CommOptions::Check::kOn : CommOptions::Check::kOff;
   return options;
 }
@@ -151,6 +152,10 @@ int RunTrain(const TrainArgs& args) {
   if (job->comm().fake()) {
     AbortJob(Fail(absl::InvalidArgumentError(
         "comm.fake is true under mpirun: ranks would train apart. Use it with --local_ranks, or `shoal bench step`")));
+  }
+  if (job->comm().has_thread_link_mbit()) {
+    AbortJob(Fail(absl::InvalidArgumentError(
+        "comm.thread_link_mbit is of thread ranks (--local_ranks); for processes launch/virtual-cluster makes links")));
   }
   if ((*world)->rank() != 0) OnlyErrorsToStandardError();
   const absl::Status status = TrainRank(args, *job, run_dir, how_to_stop, **world);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
@@ -65,6 +66,80 @@ std::string TimeShares(const std::vector<json>& records) {
     }
   }
   return plot.Figure("Share of the step, %", "step", names);
+}
+
+// Which layer travelled in how many bits per element, plan by plan: darker is more. Of plans/compression.jsonl.
+std::string CompressionMap(const std::string& lines, double last_step) {
+  std::map<double, json> plans;  // by first step; of a resumed run the later line counts
+  for (const absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
+    json plan = json::parse(line, nullptr, false);
+    if (plan.is_object() && plan.contains("layers")) plans[plan.value("first_step", 0.0)] = std::move(plan);
+  }
+  if (plans.empty()) return "";
+  const double first = plans.begin()->first, span = std::max(1.0, last_step + 1 - first);
+  constexpr double kWidth = 900, kLeft = 240, kRow = 11;
+  const json& layers = plans.begin()->second.at("layers");
+  const double height = kRow * static_cast<double>(layers.size()) + 20;
+  std::string svg;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    absl::StrAppendFormat(&svg, "<text x=\"%g\" y=\"%g\" font-size=\"9\" text-anchor=\"end\">%s</text>", kLeft - 6,
+                          kRow * static_cast<double>(l + 1) - 2, MarkupEscape(layers[l].get<std::string>()));
+  }
+  for (auto at = plans.begin(); at != plans.end(); ++at) {
+    const auto next = std::next(at);
+    const double x0 = kLeft + (kWidth - kLeft) * (at->first - first) / span,
+                 x1 = kLeft + (kWidth - kLeft) * ((next == plans.end() ? last_step + 1 : next->first) - first) / span;
+    const json &bits = at->second.at("bits_per_element"), &codecs = at->second.at("codecs");
+    for (size_t l = 0; l < bits.size() && l < layers.size(); ++l) {
+      const double b = bits[l].get<double>(), shade = std::clamp(std::log2(1 + b) / std::log2(33.0), 0.03, 1.0);
+      absl::StrAppendFormat(&svg,
+                            "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%g\" fill=\"currentColor\" "
+                            "fill-opacity=\"%.2f\"><title>%s"
+                            ": %s, %.2f bits, from step %g</title></rect>",
+                            x0, kRow * static_cast<double>(l), std::max(0.5, x1 - x0), kRow - 1, shade,
+                            MarkupEscape(layers[l].get<std::string>()), MarkupEscape(codecs[l].get<std::string>()), b,
+                            at->first);
+    }
+  }
+  absl::StrAppendFormat(
+      &svg,
+      "<text x=\"%g\" y=\"%g\" font-size=\"10\">step %g</text><text x=\"%g\" y=\"%g\" font-size=\"10\" "
+      "text-anchor=\"end\">step %g</text>",
+      kLeft, height - 4, first, kWidth, height - 4, last_step);
+  return absl::StrFormat(
+      "<h2>Gradient codes: bits per element, layer by step</h2><svg viewBox=\"0 0 %g %g\" role=\"img\" "
+      "aria-label=\"bits per element of each layer's gradient code\">%s</svg>\n",
+      kWidth, height, svg);
+}
+
+// What codes saved and cost, over the last tenth of the steps.
+template <class Row>
+void CompressionRows(const std::vector<json>& records, Row row) {
+  double bytes = 0, error = 0, predicted = 0, measured = 0;
+  int64_t steps = 0, errors = 0, predictions = 0;
+  for (size_t i = records.size() - std::max<size_t>(1, records.size() / 10); i < records.size(); ++i) {
+    const json& r = records[i];
+    if (!r.contains("reduced_bytes")) continue;
+    ++steps;
+    bytes += r["reduced_bytes"].get<double>();
+    measured += r.value("reduce_exposed_seconds", 0.0);
+    if (r.contains("codec_error") && r["codec_error"].is_number()) {
+      ++errors;
+      error += r["codec_error"].get<double>();
+    }
+    if (r.contains("reduce_predicted_seconds")) {
+      ++predictions;
+      predicted += r["reduce_predicted_seconds"].get<double>();
+    }
+  }
+  if (steps == 0) return;
+  const auto n = static_cast<double>(steps);
+  row("gradient codes of a rank and step", HumanBytes(bytes / n));
+  if (errors > 0) row("relative error of codes", absl::StrFormat("%.4f", error / static_cast<double>(errors)));
+  row("exposed reduction, measured / predicted",
+      absl::StrFormat("%.1f ms / %s", 1e3 * measured / n,
+                      predictions > 0 ? absl::StrFormat("%.1f ms", 1e3 * predicted / static_cast<double>(predictions))
+                                      : "not predicted"));
 }
 
 constexpr double kGiB = 1 << 30;
@@ -146,6 +221,18 @@ absl::Status WriteReport(const std::string& run_dir, const std::string& out) {
   row("exposed communication", absl::StrFormat("%.1f %% of step time", 100 * summary.exposed));
   row("memory, measured / predicted", absl::StrCat(HumanBytes(last.value("memory_bytes", 0.0)), " / ",
                                                    HumanBytes(last.value("memory_predicted_bytes", 0.0))));
+  CompressionRows(records, row);
+  const std::string plans = read("plans/compression.jsonl");
+  if (const size_t end = plans.find_last_not_of('\n'); end != std::string::npos) {
+    const json plan = json::parse(plans.substr(plans.rfind('\n', end) + 1), nullptr, false);
+    if (plan.is_object()) {
+      row("gradient codes by the last plan",
+          absl::StrFormat("%s for %s; the uniform default's %s; error %.4f of %.4f allowed",
+                          HumanBytes(plan.value("bytes", 0.0)), HumanBytes(plan.value("plain_bytes", 0.0)),
+                          HumanBytes(plan.value("uniform_bytes", 0.0)), plan.value("relative_error", 0.0),
+                          plan.value("relative_budget", 0.0)));
+    }
+  }
   const json environment = json::parse(read("environment.json"), nullptr, false);
   if (environment.is_object()) {
     for (const auto& [name, value] : environment.items())
@@ -169,8 +256,13 @@ absl::Status WriteReport(const std::string& run_dir, const std::string& out) {
                      {MetricSeries(records, "memory_bytes", "measured", 1 / kGiB),
                       MetricSeries(records, "memory_predicted_bytes", "predicted", 1 / kGiB)},
                      kFromZero);
+  html += LineFigure("Exposed reduction of gradients, seconds",
+                     {MetricSeries(records, "reduce_exposed_seconds", "measured"),
+                      MetricSeries(records, "reduce_predicted_seconds", "predicted")},
+                     kFromZero);
   html += Histogram(records);
   html += "</main>\n";
+  html += CompressionMap(plans, last.value("step", 0.0));
   if (const std::string sample = read("sample.txt"); !sample.empty())
     absl::StrAppend(&html, "<h2>Sample</h2><pre>", MarkupEscape(sample), "</pre>\n");
   if (const std::string job = read("job.textproto"); !job.empty())

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "comm/codec/codec.h"
 #include "comm/communicator.h"
 #include "runtime/base/status.h"
 
@@ -61,6 +62,36 @@ inline Tensor TableTensor(int rank, int64_t n, DType dtype, int64_t first = 0) {
   return t;
 }
 
+// Encoded reductions of what bf16 holds exactly, whole and scattered, with and without error feedback.
+inline absl::Status EncodedRow(Communicator& comm, const std::vector<int64_t>& counts, const std::vector<int64_t>& at,
+                               const std::string& row) {
+  const int n = comm.size(), me = comm.rank();
+  for (const char* name : {"fp32", "bf16"}) {
+    SHOAL_ASSIGN_OR_RETURN(const auto codec, MakeCodec(name));
+    for (const auto half : {EncodedReduction::Half::kAll, EncodedReduction::Half::kScatter}) {
+      for (const bool feedback : {false, true}) {
+        const bool all = half == EncodedReduction::Half::kAll;
+        EncodedReduction reduction;
+        reduction.in = TableTensor(me, at[n], DType::kF32);
+        if (feedback) reduction.residual = Tensor::Zeros({at[n]}, DType::kF32);
+        reduction.counts = counts;
+        reduction.runs = {{.begin = 0, .end = at[n], .codec = codec.get(), .tensor = 1}};
+        reduction.half = half;
+        const Tensor out = reduction.out = Tensor::Zeros({all ? at[n] : counts[me]}, DType::kF32);
+        SHOAL_RETURN_IF_ERROR(comm.ReduceEncoded(std::move(reduction), {.tag = row})->Wait());
+        for (int64_t i = 0; i < out.size(); ++i) {
+          double want = 0;
+          for (int r = 0; r < n; ++r) want += TableValue(r, (all ? 0 : at[me]) + i, DType::kF32);
+          if (Get(out, i) != want)
+            return absl::InternalError(absl::StrCat("reduce_encoded ", name, " ", row, ", rank ", me, " of ", n,
+                                                    ", element ", i, ": ", Get(out, i), ", wanted ", want));
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 // Runs the whole table on this rank; the first difference is the error.
 inline absl::Status RunCollectiveTable(Communicator& comm, const std::vector<int64_t>& sizes) {
   const int n = comm.size(), me = comm.rank();
@@ -93,6 +124,7 @@ inline absl::Status RunCollectiveTable(Communicator& comm, const std::vector<int
       SHOAL_RETURN_IF_ERROR(comm.ReduceScatterV(in, counts, part, ReduceOp::kSum, {.tag = row})->Wait());
       for (int64_t i = 0; i < counts[me]; ++i)
         SHOAL_RETURN_IF_ERROR(expect(part, i, reduced(ReduceOp::kSum, at[me] + i, t), "reduce_scatter " + row));
+      if (t == DType::kF32) SHOAL_RETURN_IF_ERROR(EncodedRow(comm, counts, at, row));
       const Tensor all = Tensor::Zeros({at[n]}, t);
       SHOAL_RETURN_IF_ERROR(comm.AllGatherV(TableTensor(me, counts[me], t), counts, all, {.tag = row})->Wait());
       for (int r = 0; r < n; ++r) {

@@ -33,11 +33,11 @@ CompressionProblem Random(uint64_t seed, size_t layers, size_t options, Family f
   Draws draw(seed);
   CompressionProblem p;
   for (size_t l = 0; l < layers; ++l) {
-    const double size = std::exp(9 + 6 * draw.Uniform()),
-                 norm = std::exp(1.2 * draw.Normal()) * std::pow(size, 0.25);
+    const double size = std::exp(9 + 6 * draw.Uniform()), norm = std::exp(1.2 * draw.Normal()) * std::pow(size, 0.25);
     std::vector<CompressionOption> row = {{size * 4, 0}};
     for (size_t o = 1; o < options; ++o) {
-      const double bits = 8.0 - 6.0 * static_cast<double>(o - 1) / static_cast<double>(std::max<size_t>(1, options - 2));
+      const double bits =
+          8.0 - 6.0 * static_cast<double>(o - 1) / static_cast<double>(std::max<size_t>(1, options - 2));
       CompressionOption option{size * bits / 8, std::pow(1.9 * norm * std::exp2(-bits), 2)};
       if (family == Family::kMixed) {
         option.cost = option.cost * std::exp(0.35 * draw.Normal()) + 2000 * draw.Uniform();
@@ -80,7 +80,8 @@ double Optimum(const CompressionProblem& p, double incumbent) {
   };
   double low = 1e-30, high = 1e30;
   for (int i = 0; i < 300; ++i) {
-    const double a = std::pow(low, 2.0 / 3) * std::pow(high, 1.0 / 3), b = std::pow(low, 1.0 / 3) * std::pow(high, 2.0 / 3);
+    const double a = std::pow(low, 2.0 / 3) * std::pow(high, 1.0 / 3),
+                 b = std::pow(low, 1.0 / 3) * std::pow(high, 2.0 / 3);
     (dual(a) < dual(b) ? low : high) = dual(a) < dual(b) ? a : b;
   }
   const double price = std::sqrt(low * high);
@@ -96,7 +97,8 @@ double Optimum(const CompressionProblem& p, double incumbent) {
     for (const auto& [error, cost] : states) {
       for (const CompressionOption& o : p.layers[l]) {
         const double e = error + o.error_squares, c = cost + o.cost;
-        if (e <= p.budget && c + rest[l + 1] + price * (e - p.budget) <= incumbent * (1 + 1e-12)) all.emplace_back(e, c);
+        if (e <= p.budget && c + rest[l + 1] + price * (e - p.budget) <= incumbent * (1 + 1e-12))
+          all.emplace_back(e, c);
       }
     }
     std::sort(all.begin(), all.end());
@@ -219,7 +221,8 @@ OverlapProblem RandomOverlap(uint64_t seed, size_t layers, size_t options, size_
     for (CompressionOption& o : layer) o.cost *= seconds_per_byte;
   }
   for (size_t l = 0; l < layers; ++l) p.bucket_of.push_back(static_cast<int>(l * buckets / layers));
-  for (size_t b = 0; b < buckets; ++b) p.ready.push_back(0.15 * static_cast<double>(b + 1) / static_cast<double>(buckets));
+  for (size_t b = 0; b < buckets; ++b)
+    p.ready.push_back(0.15 * static_cast<double>(b + 1) / static_cast<double>(buckets));
   p.bucket_seconds.assign(buckets, 1e-4);
   p.backward_end = 0.15;
   return p;

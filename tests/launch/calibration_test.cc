@@ -93,8 +93,43 @@ TEST(Calibration, FileKeepsOneEntryPerKeyAndNamesWhatIsMissing) {
   ASSERT_TRUE(found.ok()) << found.status();
   EXPECT_EQ(found->step_seconds, 0.75);
   EXPECT_EQ(found->ops.at("Add").byte, 1e-10);
+  // A file that the user names and that is of another machine is refused, with both.
+  CalibrationKey elsewhere = one.key;
+  elsewhere.host = "other";
+  const absl::Status refused = FindCalibration(path, elsewhere, CalibrationFile::kNamed).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused));
+  EXPECT_THAT(refused.message(), HasSubstr("is of 2 ranks x 1 thread, FP32, on node; of 2 ranks x 4 threads"));
+  EXPECT_THAT(refused.message(), HasSubstr("this run is of 2 ranks x 1 thread, FP32, on other"));
   std::ofstream(path) << "[{";
   EXPECT_TRUE(absl::IsDataLoss(FindCalibration(path, one.key).status()));
+}
+
+TEST(Calibration, CostsOfCollectivesAndCodecsAreKept) {
+  ExchangeCosts costs{.ranks = 4,
+                      .all_reduce = {1e-4, 2e-9},
+                      .reduce_scatter = {2e-4, 1e-9},
+                      .all_to_all = {3e-4, 3e-9},
+                      .all_gather = {4e-4, 4e-9},
+                      .cpu_per_byte = 5e-10,
+                      .delay_per_cpu_second = 2.2,
+                      .codecs = {{"q4", {{1e-6, 3e-10}, {2e-6, 1e-10}}}}};
+  const auto read = ParseExchange(ExchangeText(costs));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(ExchangeText(*read), ExchangeText(costs));
+  EXPECT_EQ(read->codecs.at("q4").decode.per_byte, 1e-10);
+  EXPECT_TRUE(absl::IsDataLoss(ParseExchange("{}").status()));
+}
+
+// alpha + beta s of exact points; never negative.
+TEST(Calibration, LinearTimesAreFitted) {
+  std::vector<std::pair<double, double>> points;
+  for (const double bytes : {1e4, 1e5, 1e6}) points.emplace_back(bytes, 1e-4 + 2e-9 * bytes);
+  const LinearTime fit = FitLinearTime(points);
+  EXPECT_NEAR(fit.latency, 1e-4, 1e-9);
+  EXPECT_NEAR(fit.per_byte, 2e-9, 1e-14);
+  const LinearTime falling = FitLinearTime(std::vector<std::pair<double, double>>{{1e4, 2e-3}, {1e6, 1e-3}});
+  EXPECT_GE(falling.latency, 0);
+  EXPECT_GE(falling.per_byte, 0);
 }
 
 }  // namespace

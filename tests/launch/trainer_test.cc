@@ -166,6 +166,41 @@ TEST_F(TrainerTest, EncodedGradientsLearnAndResumeBitForBit) {
   }
 }
 
+// Planned by bytes: by time, plans depend on the clock.
+TEST_F(TrainerTest, PlannedGradientsLearnAndResumeBitForBit) {
+  for (const char* zero : {"parallel.zero=0", "parallel.zero=1"}) {
+    const auto job = [&](std::vector<std::string> more) {
+      more.insert(more.end(),
+                  {"comm.compression={ mode: LGRECO_BYTES block: 128 min_elements: 512 warmup_steps: 3 table_steps: 1 "
+                   "lead_steps: 1 replan_every_steps: 4 }",
+                   "comm.check_weights_every_steps=2", zero, "optim.schedule.shape=CONSTANT"});
+      return Job(more);
+    };
+    const std::string run = folder_ + "/planned_" + zero;
+    const Result plain = Run(Job({"optim.schedule.shape=CONSTANT"}), 2), whole = Run(job({}), 2);
+    ASSERT_EQ(whole.losses.size(), 8u);
+    for (int step = 0; step < 3; ++step) EXPECT_NEAR(whole.losses[step], plain.losses[step], 1e-5) << "exact at first";
+    EXPECT_NE(whole.losses.back(), plain.losses.back()) << "it was in use";
+    EXPECT_NEAR(whole.losses.back(), plain.losses.back(), 0.03) << zero;
+    Run(job({"duration.steps=4"}), 2, run);
+    EXPECT_EQ(Run(job({}), 2, run).weights, whole.weights) << zero;
+    std::ifstream plans(run + "/plans/compression.jsonl");
+    std::string line;
+    ASSERT_TRUE(std::getline(plans, line));
+    EXPECT_THAT(line, testing::HasSubstr("\"bits_per_element\""));
+  }
+}
+
+TEST_F(TrainerTest, PlannedByTimeTrains) {
+  const Result result =
+      Run(Job({"comm.compression={ mode: LGRECO_TIME block: 128 min_elements: 512 warmup_steps: 3 table_steps: 1 "
+               "lead_steps: 1 replan_every_steps: 4 }",
+               "parallel.zero=0"}),
+          2);
+  ASSERT_EQ(result.losses.size(), 8u);
+  EXPECT_LT(result.losses.back(), result.losses.front());
+}
+
 TEST_F(TrainerTest, WidthRulesAreTheSameOnRanksAndResumed) {
   for (const char* preset : {"MUP", "ROBUST_DECAY"}) {
     for (const char* compute : {"FP32", "BF16"}) {

@@ -25,8 +25,10 @@ using testing::HasSubstr;
 // Layers whose gradients differ a hundredfold, so that a plan has something to choose.
 std::vector<Param> SomeParams() {
   std::vector<Param> params;
-  const std::vector<std::pair<std::string, Shape>> shapes = {{"a.weight", {64, 64}}, {"a.bias", {64}},
-                                                             {"b.weight", {96, 50}}, {"c.weight", {128, 40}},
+  const std::vector<std::pair<std::string, Shape>> shapes = {{"a.weight", {64, 64}},
+                                                             {"a.bias", {64}},
+                                                             {"b.weight", {96, 50}},
+                                                             {"c.weight", {128, 40}},
                                                              {"d.weight", {32, 200}}};
   for (const auto& [name, shape] : shapes)
     params.push_back({.name = name, .shape = shape, .id = static_cast<int>(params.size())});
@@ -64,11 +66,11 @@ struct Steps {
   std::string load = {}, save = {};
 };
 struct Seen {
-  std::vector<std::string> news;        // of rank 0
-  std::vector<LayerPlan> plans;         // in force at the end, by rank
-  std::vector<std::string> of_layers;   // codecs of the last step, rank 0
-  std::vector<float> last;              // the last sum, rank 0
-  std::vector<double> errors;           // relative, of each step, all ranks
+  std::vector<std::string> news;       // of rank 0
+  std::vector<LayerPlan> plans;        // in force at the end, by rank
+  std::vector<std::string> of_layers;  // codecs of the last step, rank 0
+  std::vector<float> last;             // the last sum, rank 0
+  std::vector<double> errors;          // relative, of each step, all ranks
   std::string json;
 };
 
@@ -80,10 +82,14 @@ absl::Status Go(const Steps& run, Seen& seen) {
   return RunThreadRanks(run.ranks, {}, [&](int rank, Communicator& world) -> absl::Status {
     SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
     const auto codecs = MakeGradientCodecs(run.config, pointers, 9);
-    SHOAL_ASSIGN_OR_RETURN(auto dp, DataParallel::Create(pointers, *mesh,
-                                                         {.zero_stage = run.zero, .bucket_bytes = 32768, .codecs = codecs}));
-    ExchangeCosts costs{.ranks = run.ranks, .all_reduce = {1e-6, 1e-8}, .reduce_scatter = {1e-6, 5e-9},
-                        .all_to_all = {1e-6, 5e-9}, .all_gather = {1e-6, 5e-9}};
+    SHOAL_ASSIGN_OR_RETURN(
+        auto dp,
+        DataParallel::Create(pointers, *mesh, {.zero_stage = run.zero, .bucket_bytes = 32768, .codecs = codecs}));
+    ExchangeCosts costs{.ranks = run.ranks,
+                        .all_reduce = {1e-6, 1e-8},
+                        .reduce_scatter = {1e-6, 5e-9},
+                        .all_to_all = {1e-6, 5e-9},
+                        .all_gather = {1e-6, 5e-9}};
     CompressionControl control(run.config, pointers, *codecs, *dp, *mesh, run.zero, costs);
     ThreadPool pool(1);
     dp->InitializeWeights(pool, 5);
@@ -112,8 +118,9 @@ absl::Status Go(const Steps& run, Seen& seen) {
       SHOAL_ASSIGN_OR_RETURN(const auto sums, AllReduceValues(world, {mine.squares, mine.error_squares}, ReduceOp::kSum,
                                                               {.tag = "errors"}));
       const bool taken = step != run.skipped && step != run.bad;
-      SHOAL_RETURN_IF_ERROR(control.EndStep(step, {sums[0], sums[1]}, {}, taken ? CompressionControl::Outcome::kTaken
-                                                                           : CompressionControl::Outcome::kSkipped));
+      SHOAL_RETURN_IF_ERROR(
+          control.EndStep(step, {sums[0], sums[1]}, {},
+                          taken ? CompressionControl::Outcome::kTaken : CompressionControl::Outcome::kSkipped));
       if (taken) dp->CommitResiduals(pool, 0);
       const std::lock_guard lock(mutex);
       if (rank != 0) continue;
