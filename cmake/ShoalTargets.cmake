@@ -27,5 +27,5 @@ endfunction()
 set_source_files_properties(runtime/ops/cpu/row_kernels.cc runtime/ops/cpu/image_kernels.cc runtime/ops/cpu/conv_kernels.cc PROPERTIES
   COMPILE_OPTIONS "-O3;-fno-math-errno;$<$<CXX_COMPILER_ID:Clang>:-Wno-pass-failed>")  # Clang leaves some loops of a target scalar
 set_source_files_properties(comm/reduce.cc comm/encoded_reduction.cc launch/commands/stream_kernel.cc PROPERTIES COMPILE_OPTIONS "-O3")
-set_source_files_properties(optim/kernels.cc comm/codec/kernels.cc comm/codec/power_sgd.cc PROPERTIES
+set_source_files_properties(optim/kernels.cc comm/compression_planner.cc comm/codec/kernels.cc comm/codec/power_sgd.cc PROPERTIES
   COMPILE_OPTIONS "-O3;-fno-math-errno;-ffp-contract=off")

@@ -245,9 +245,14 @@ std::vector<int> DynamicProgram(const Instance& instance, int buckets) {
 }
 
 // The optimum, by lists of undominated partial plans without those whose Lagrangian bound at `price` is no better than
-// `incumbent`. Empty where there is none better, or where the lists grow beyond kMostStates altogether.
-std::vector<int> ListProgram(const Instance& instance, double price, double incumbent) {
-  constexpr size_t kMostStates = 60'000;
+// `incumbent`. Unless the lists grow beyond kMostStates altogether it is found: a plan, or nothing, where none is
+// better.
+struct Search {
+  enum class End : uint8_t { kFound, kNoneIsBetter, kGivenUp } end = End::kGivenUp;
+  std::vector<int> option = {};
+};
+Search ListProgram(const Instance& instance, double price, double incumbent) {
+  constexpr size_t kMostStates = 30'000;
   struct State {
     double error, cost;
     int from;
@@ -276,7 +281,8 @@ std::vector<int> ListProgram(const Instance& instance, double price, double incu
       }
     }
     made += all.size();
-    if (all.empty() || made > kMostStates) return {};
+    if (all.empty()) return {Search::End::kNoneIsBetter};
+    if (made > kMostStates) return {Search::End::kGivenUp};
     std::stable_sort(all.begin(), all.end(), [](const State& a, const State& b) {
       return a.error != b.error ? a.error < b.error : a.cost < b.cost;
     });
@@ -291,7 +297,7 @@ std::vector<int> ListProgram(const Instance& instance, double price, double incu
     at[l] = state.choice;
     s = state.from;
   }
-  return OptionsAt(instance, at);
+  return {Search::End::kFound, OptionsAt(instance, at)};
 }
 
 // The cheaper one, the less erroneous one of equals.
@@ -325,13 +331,16 @@ absl::StatusOr<CompressionPlan> PlanCompression(const CompressionProblem& proble
   SHOAL_ASSIGN_OR_RETURN(const Instance instance, InstanceOf(problem));
   const Greedy greedy = HullGreedy(instance);
   CompressionPlan plan = PlanOf(problem, greedy.option);
-  constexpr int kBuckets = 10000;
-  if (std::vector<int> option = DynamicProgram(instance, kBuckets); !option.empty()) {
+  const auto consider = [&](std::vector<int> option) {
     if (CompressionPlan other = PlanOf(problem, std::move(option)); Better(other, plan)) plan = std::move(other);
+  };
+  Search search = ListProgram(instance, greedy.price, plan.cost);
+  if (search.end == Search::End::kGivenUp) {
+    constexpr int kBuckets = 5000;
+    if (std::vector<int> option = DynamicProgram(instance, kBuckets); !option.empty()) consider(std::move(option));
+    search = ListProgram(instance, greedy.price, plan.cost);
   }
-  if (std::vector<int> option = ListProgram(instance, greedy.price, plan.cost); !option.empty()) {
-    if (CompressionPlan other = PlanOf(problem, std::move(option)); Better(other, plan)) plan = std::move(other);
-  }
+  if (search.end == Search::End::kFound) consider(std::move(search.option));
   if (Exact(plan) && problem.budget == 0) plan.notes = "the error budget is 0";
   if (!problem.fallback.empty()) {
     CompressionPlan uniform = PlanOf(problem, problem.fallback);

@@ -25,6 +25,8 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--mode", choices=["eager", "compile"], default="eager")
 parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
 parser.add_argument("--ddp", action="store_true", help="one process of a gloo group; RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT are set")
+parser.add_argument("--mpi-master", metavar="ADDRESS", help="one process of a gloo group under mpirun, over the interface of this network")
+parser.add_argument("--bf16-hook", action="store_true", help="gradients travel as bf16 (DDP's bf16_compress_hook)")
 parser.add_argument("--save-weights", help="write the initial weights as safetensors in Shoal's names")
 parser.add_argument("--batches", help="train on these: the output of `shoal bench batches`, one list of sequences a step; no warm-up")
 parser.add_argument("--save-gradients", help="write the gradients of step 0, in Shoal's names")
@@ -158,10 +160,17 @@ optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"param
 if args.save_weights:
     save(args.save_weights, model, lambda p: p.detach())
 step_model = model
+if args.mpi_master:
+    args.ddp = True
+    os.environ.update(RANK=os.environ["OMPI_COMM_WORLD_RANK"], WORLD_SIZE=os.environ["OMPI_COMM_WORLD_SIZE"], MASTER_ADDR=args.mpi_master,
+                      MASTER_PORT="29511", GLOO_SOCKET_IFNAME="eth0")
 if args.ddp:
     import torch.distributed as dist
     dist.init_process_group("gloo")
     step_model = nn.parallel.DistributedDataParallel(model)
+    if args.bf16_hook:
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+        step_model.register_comm_hook(None, default_hooks.bf16_compress_hook)
 if args.mode == "compile":
     step_model = torch.compile(step_model)
 
