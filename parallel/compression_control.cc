@@ -21,7 +21,7 @@ using nlohmann::json;
 constexpr double kFloat = sizeof(float);
 // What is followed of errors, step by step.
 constexpr double kFollow = 0.1, kOver = 1.1, kFarOver = 4.0;  // weight of a step; relative to the budget's square
-constexpr int64_t kOverSteps = 20, kFarOverSteps = 3, kExactSteps = 100;
+constexpr int64_t kOverSteps = 20, kFarOverSteps = 3;
 constexpr double kWorthIt = 0.02;
 
 json ToJson(const LayerPlan& plan, const GradientCodecs& codecs) {
@@ -142,6 +142,7 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
     }
   }
   if (Observes(step)) {
+    step_rows_.assign(mine_.rows.size(), 0);
     SetCodecs(Purpose::kMeasure);
     dp_.Observe([this](int param, const CodecInput& input) {
       const int layer = layer_of_[param];
@@ -153,7 +154,7 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
 }
 
 void CompressionControl::AddRow(int layer, const CodecInput& input) {
-  double* row = mine_.rows.data() + static_cast<size_t>(layer) * width();
+  double* row = step_rows_.data() + static_cast<size_t>(layer) * width();
   const size_t options = codecs_.options.size();
   std::vector<double> errors(options);
   const double squares = OptionErrors(codecs_, input, absl::MakeSpan(errors));
@@ -213,6 +214,9 @@ absl::Status CompressionControl::EndStep(int64_t step, const RunErrors& codes, c
     return absl::OkStatus();
   }
   AddFactorErrors();
+  double squares = 0;
+  for (size_t l = 0; l < codecs_.layers.size(); ++l) squares += step_rows_[l * width() + codecs_.options.size() + 1];
+  for (size_t i = 0; i < step_rows_.size() && squares != 0; ++i) mine_.rows[i] += step_rows_[i] / squares;
   return step + 1 == observe_from_ + config_.table_steps() ? FinishTable(step) : absl::OkStatus();
 }
 
@@ -237,7 +241,7 @@ void CompressionControl::AddFactorErrors() {
     const double squares = PowerSgdErrors(param.shape[0], param.size() / param.shape[0],
                                           {.gradient = sum.data<float>(), .size = param.size()},
                                           absl::MakeSpan(ranks).first(fit), absl::MakeSpan(errors).first(fit));
-    double* row = mine_.rows.data() + l * width();
+    double* row = step_rows_.data() + l * width();
     for (size_t i = 0; i < fit; ++i) row[at[i]] += errors[i];
     row[width() - 1] += squares;
   }
@@ -473,18 +477,19 @@ void CompressionControl::FollowCodes(const RunErrors& codes, int64_t step) {
     if (planning_.valid()) planning_.wait();
     planning_ = {};
     pending_.clear();
-    plan_.option.assign(plan_.option.size(), 0);
+    plan_.option.assign(plan_.option.size(), codecs_.uniform);
     ++plan_.id;
     plan_.exposed_seconds = -1;
-    plan_.relative_error = 0;
-    plan_.bytes = plan_.plain_bytes;
+    plan_.bytes = plan_.uniform_bytes;
+    plan_.cost = plan_.uniform_cost;
     plan_.notes = "errors were far above the budget";
     news_ = absl::StrFormat(
-        "compression plan %d: exact for %d steps, since codes left %.3f of what they were given, %.3f "
-        "being allowed",
-        plan_.id, kExactSteps, std::sqrt(relative), plan_.coded_budget);
+        "compression plan %d: %s for all until errors are measured anew, since codes left %.3f of what "
+        "they were given, %.3f being allowed",
+        plan_.id, codecs_.options[codecs_.uniform]->name(), std::sqrt(relative), plan_.coded_budget);
+    plan_.coded_budget = 0;
     PutIntoForce(step + 1);
-    observe_from_ = step + 1 + kExactSteps;
+    observe_from_ = step + 1;
     activate_at_ = -1;
   } else if (over_ >= kOverSteps && activate_at_ < 0 && table_.steps > 0) {
     tightness_ = std::max(0.1, tightness_ * allowed / followed_);

@@ -11,9 +11,9 @@
 // `codec` for all would make, of the same tables (research/lgreco.md §6.2), in the measure that `error_measure` says.
 // No layer's code may leave more than most_layer_error of it. What codes really leave is followed step by step: 10 %
 // more than the budget for 20 steps tightens it at once, on the last table; four times the squared error for 3 steps
-// returns to exact for 100. What factors leave of each rank's matrices is no measure of the sum's error, but if it
-// grows by half since the plan came into force, errors are measured anew. A table with a NaN, or a budget that nothing
-// meets, leaves the plan as it is. A new plan must be worth 2 %.
+// falls back to `codec` for all, and errors are measured anew. What factors leave of each rank's matrices is no measure
+// of the sum's error, but if it grows by half since the plan came into force, errors are measured anew. A table with a
+// NaN, or a budget that nothing meets, leaves the plan as it is. A new plan must be worth 2 %.
 #pragma once
 
 #include <future>
@@ -71,7 +71,8 @@ class CompressionControl : public Stateful {
  private:
   struct Table {
     // [layer][options + 3]: squared error of every option, then sums of squares of what is encoded, of the gradients in
-    // it, and of their sum over ranks (where factors are among the options).
+    // it, and of their sum over ranks (where factors are among the options). Each step's are relative to the sum of its
+    // layers, so that a step of large gradients counts no more than others.
     std::vector<double> rows;
     int64_t steps = 0;
   };
@@ -111,7 +112,8 @@ class CompressionControl : public Stateful {
   ExchangeCosts costs_;
   std::vector<int> layer_of_;  // by Param::id; -1: exempt
   LayerPlan plan_;
-  Table mine_, table_;  // under way, of this rank; the last whole one, of all
+  std::vector<double> step_rows_;  // of the step under way, of this rank; as a table's, but as they are
+  Table mine_, table_;             // under way, of this rank; the last whole one, of all
   Times times_sum_, times_;
   int64_t times_steps_ = 0;
   double exchange_factor_ = 1, codec_factor_ = 1;  // measured over predicted

@@ -49,7 +49,8 @@ struct DataParallel::Buffers {
     std::vector<EncodedRun> runs;  // of the bucket's parameters
     std::shared_ptr<std::vector<RunErrors>> errors;
     enum class Residual : uint8_t { kZero, kHeld } holds = Residual::kZero;
-    bool kept = false;  // this step's gradients became the next residual
+    bool kept = false;                  // this step's gradients became the next residual
+    Residual leaves = Residual::kZero;  // what this step's codecs do
     double ready = 0;
     Tensor masters;   // fp32 of this rank's run; a view of `weights` when compute is fp32 (or f64)
     int waiting = 0;  // parameters not ready yet in the last micro-batch
@@ -333,7 +334,9 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const std::string& tag) {
   const double ratio = rate_ > 0 && committed_rate_ > 0 ? std::clamp(committed_rate_ / rate_, 0.1, 10.0) : 1;
   buffers.errors->assign(buffers.runs.size(), {});
   // Nothing is left behind before the first code, and nothing after an exact step.
-  buffers.kept = KeepsResiduals() && (buffers.holds == Buffers::PerBucket::Residual::kHeld || !AllExact(bucket));
+  using Residual = Buffers::PerBucket::Residual;
+  buffers.leaves = AllExact(bucket) ? Residual::kZero : Residual::kHeld;
+  buffers.kept = KeepsResiduals() && (buffers.holds == Residual::kHeld || buffers.leaves == Residual::kHeld);
   StartFactors(bucket, static_cast<float>(ratio));
   std::function<void(size_t, const CodecInput&)> observe;
   if (observe_ != nullptr) {
@@ -360,11 +363,10 @@ void DataParallel::CommitResiduals(ThreadPool& pool, double rate) {
   if (factored_ != nullptr) factored_->Commit();
   if (!KeepsResiduals()) return;
   OpContext ctx{.pool = &pool};
-  for (size_t b = 0; b < buffers_->buckets.size(); ++b) {
-    auto& buffers = buffers_->buckets[b];
+  for (auto& buffers : buffers_->buckets) {
     if (!buffers.kept) continue;
     ops::Copy(ctx, buffers.grads, buffers.residual);
-    buffers.holds = AllExact(b) ? Buffers::PerBucket::Residual::kZero : Buffers::PerBucket::Residual::kHeld;
+    buffers.holds = buffers.leaves;
   }
   committed_rate_ = rate;
 }

@@ -222,15 +222,15 @@ TEST(CompressionControl, OtherOptionsOrRanksOnResumePlanAnew) {
 }
 
 // A layer that was small when it was planned, and is not any more: what its code leaves out is far above the budget.
-TEST(CompressionControl, ErrorsFarAboveTheBudgetReturnToExact) {
+TEST(CompressionControl, ErrorsFarAboveTheBudgetFallBackToTheDefault) {
   Seen seen;
-  Steps run{.steps = 20, .growth = 3000};
+  Steps run{.steps = 19, .growth = 3000};
   run.config.set_replan_every_steps(1000);
   ASSERT_TRUE(Go(run, seen).ok());
-  EXPECT_THAT(seen.of_layers, testing::Each("fp32"));
+  EXPECT_THAT(seen.of_layers, testing::Each("q4"));
   EXPECT_EQ(seen.plans[0].notes, "errors were far above the budget");
   EXPECT_GT(seen.errors[13], seen.plans[0].relative_budget);
-  EXPECT_EQ(seen.errors.back(), 0);
+  EXPECT_LT(seen.errors.back(), 0.2);
 }
 
 }  // namespace
