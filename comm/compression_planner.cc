@@ -353,7 +353,7 @@ absl::StatusOr<CompressionPlan> PlanCompression(const CompressionProblem& proble
   return plan;
 }
 
-double StepEnd(const OverlapProblem& problem, absl::Span<const int> option) {
+StepTimes TimesOf(const OverlapProblem& problem, absl::Span<const int> option) {
   const size_t buckets = problem.ready.size();
   std::vector<double> seconds = problem.bucket_seconds, stolen(buckets);
   for (size_t l = 0; l < option.size(); ++l) {
@@ -363,11 +363,17 @@ double StepEnd(const OverlapProblem& problem, absl::Span<const int> option) {
   }
   double end = 0, late = 0;
   for (size_t b = 0; b < buckets; ++b) {
-    end = std::max(end, problem.ready[b] + late) + seconds[b];
-    late += stolen[b];
+    const double start = std::max(end, problem.ready[b] + late);
+    // What travels once backward is over takes nothing from it.
+    const double beside = problem.backward_end + late + stolen[b] - start;
+    late += stolen[b] * (seconds[b] > 0 ? std::clamp(beside / seconds[b], 0.0, 1.0) : beside > 0 ? 1 : 0);
+    end = start + seconds[b];
   }
-  return std::max(end, problem.backward_end + late);
+  const double backward_end = problem.backward_end + late;
+  return {backward_end, std::max(end, backward_end)};
 }
+
+double StepEnd(const OverlapProblem& problem, absl::Span<const int> option) { return TimesOf(problem, option).end; }
 
 namespace {
 
@@ -544,9 +550,7 @@ absl::StatusOr<OverlapPlan> PlanWithOverlap(const OverlapProblem& problem) {
     }
     best.bound = std::min(bound, best.cost);
   }
-  double backward_end = problem.backward_end;
-  for (size_t l = 0; l < problem.stolen.size(); ++l) backward_end += problem.stolen[l][best.option[l]];
-  best.exposed_seconds = std::max(0.0, best.cost - backward_end);
+  best.exposed_seconds = TimesOf(problem, best.option).exposed();
   return best;
 }
 

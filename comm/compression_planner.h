@@ -46,7 +46,7 @@ absl::StatusOr<CompressionPlan> PlanCompression(const CompressionProblem& proble
 // Each solver by itself, for tests and benchmarks. The dynamic program rounds errors up to budget / `buckets`, its
 // bound is the hull greedy's.
 absl::StatusOr<CompressionPlan> PlanByHullGreedy(const CompressionProblem& problem);
-absl::StatusOr<CompressionPlan> PlanByDynamicProgram(const CompressionProblem& problem, int buckets = 10000);
+absl::StatusOr<CompressionPlan> PlanByDynamicProgram(const CompressionProblem& problem, int buckets = 5000);
 
 // When communication overlaps with backward. Buckets travel one after the other, in order of readiness.
 struct OverlapProblem {
@@ -67,8 +67,13 @@ struct OverlapPlan : CompressionPlan {  // cost: seconds until the last bucket i
 // The best of: a suffix-time dynamic program under bisection, PlanCompression (the sum of seconds), the fallback, and
 // every uniform choice of one option within the budget; then the least error within `slack` of it.
 absl::StatusOr<OverlapPlan> PlanWithOverlap(const OverlapProblem& problem);
-// When the last bucket of a plan is there, and backward is over: max over k of ready[k] + the seconds of buckets k and
-// later. Work stolen from backward by bucket k puts off what becomes ready after it.
+// When backward is over, and when the last bucket of a plan is there, too: max over k of ready[k] + the seconds of
+// buckets k and later. What bucket k steals from backward, while that goes on, puts off what becomes ready after it.
+struct StepTimes {
+  double backward_end = 0, end = 0;
+  double exposed() const { return end - backward_end; }
+};
+StepTimes TimesOf(const OverlapProblem& problem, absl::Span<const int> option);
 double StepEnd(const OverlapProblem& problem, absl::Span<const int> option);
 
 }  // namespace shoal

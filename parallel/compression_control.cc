@@ -197,6 +197,7 @@ absl::Status CompressionControl::EndStep(int64_t step, const RunErrors& codes, c
       free_at = std::max(free_at, buckets[b].done);
     }
     times_sum_.backward_end += dp_.backward_end();
+    times_sum_.waited += dp_.reduce_wait_seconds();
     ++times_steps_;
   }
   if (outcome == Outcome::kTaken && plan_.id > 0) {
@@ -267,6 +268,7 @@ absl::Status CompressionControl::FinishTable(int64_t step) {
     times_.backward_end = times.back();
     times.pop_back();
     times_.ready = std::move(times);
+    times_.waited = times_sum_.waited / static_cast<double>(times_steps_);
     CorrectCosts();
   }
   if (!std::all_of(whole.rows.begin(), whole.rows.end(), [](double e) { return std::isfinite(e); })) {
@@ -410,7 +412,9 @@ LayerPlan CompressionControl::Planned(const Table& table, double tightness) cons
     const auto best = PlanWithOverlap(overlap);
     if (!best.ok()) return stay(best.status().message());
     take(*best);
-    plan.exposed_seconds = std::max(0.0, best->exposed_seconds);
+    // Ranks that are not equally fast wait for each other, too: what the plan in force waits beyond what it should.
+    const double others = std::max(0.0, times_.waited - TimesOf(overlap, plan_.option).exposed());
+    plan.exposed_seconds = best->exposed_seconds + others;
     plan.uniform_cost = StepEnd(overlap, problem.fallback);
     current_cost = StepEnd(overlap, plan_.option);
   } else {

@@ -79,6 +79,7 @@ class CompressionControl : public Stateful {
   struct Times {
     std::vector<double> ready;  // of each bucket, on the latest rank
     double backward_end = 0, busy = 0;
+    double waited = 0;  // for reductions once backward was over; this rank
   };
   bool Observes(int64_t step) const { return step >= observe_from_ && step < observe_from_ + config_.table_steps(); }
   bool TimeMode() const { return config_.mode() == config::CompressionConfig::LGRECO_TIME; }
