@@ -73,7 +73,9 @@ std::string CompressionMap(const std::string& lines, double last_step) {
   std::map<double, json> plans;  // by first step; of a resumed run the later line counts
   for (const absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
     json plan = json::parse(line, nullptr, false);
-    if (plan.is_object() && plan.contains("layers")) plans[plan.value("first_step", 0.0)] = std::move(plan);
+    if (!plan.is_object() || !plan.contains("layers")) continue;
+    const double first_step = plan.value("first_step", 0.0);
+    plans[first_step] = std::move(plan);
   }
   if (plans.empty()) return "";
   const double first = plans.begin()->first, span = std::max(1.0, last_step + 1 - first);

@@ -104,6 +104,34 @@ TEST(Report, IsOnePageThatEscapesWhatItShows) {
   EXPECT_FALSE(WriteReport(testing::TempDir() + "/nowhere", testing::TempDir() + "/nowhere.html").ok());
 }
 
+TEST(Report, DrawsGradientCodesLayerByStep) {
+  const std::string run = testing::TempDir() + "/report_codes";
+  std::filesystem::create_directories(run + "/plans");
+  std::ofstream metrics(run + "/metrics.jsonl");
+  for (int i = 1; i <= 50; ++i) {
+    StepRecord r = Example();
+    r.step = i;
+    r.codec_error = 0.1;
+    r.reduced_bytes = 2 << 20;
+    r.reduce_exposed_seconds = 0.012;
+    r.reduce_predicted_seconds = 0.010;
+    r.compression_plan = i / 20;
+    metrics << StepJson(r) << "\n";
+  }
+  metrics.close();
+  const std::string rest =
+      R"("layers":["a.weight","b<c>"],"bytes":1048576,"plain_bytes":8388608,"uniform_bytes":2097152,"relative_error":0.1,"relative_budget":0.2})";
+  std::ofstream(run + "/plans/compression.jsonl")
+      << R"({"first_step":20,"codecs":["q4","q2"],"bits_per_element":[4.06,2.06],)" << rest << "\n"
+      << R"({"first_step":40,"codecs":["q3","bf16"],"bits_per_element":[3.06,16],)" << rest << "\n{torn";
+  ASSERT_TRUE(WriteReport(run, run + "/report.html").ok());
+  const std::string html = *PosixFiles().Read(run + "/report.html");
+  for (const char* part : {"<title>a.weight: q4, 4.06 bits, from step 20</title>",
+                           "<title>b&lt;c&gt;: bf16, 16.00 bits, from step 40</title>", "2.0 MiB", "12.0 ms / 10.0 ms",
+                           "Exposed reduction of gradients"})
+    EXPECT_THAT(html, testing::HasSubstr(part));
+}
+
 TEST(Report, OverlaysRunsAndSaysWhichHaveNoMetrics) {
   const std::string folder = testing::TempDir() + "/overlay";
   std::filesystem::remove_all(folder);
