@@ -58,7 +58,7 @@ check "data info" 0 "4 documents" "$shoal" data info "$work/d"
 check "plan" 0 "optimizer state" "$shoal" plan "$work/job" --ranks 4
 printf '100\n4000\n\n# a comment\n20000\n' >"$work/lengths"
 check "sequence plans" 0 "greedy " "$shoal" plan --lengths "$work/lengths" --ranks 64
-check "what they assume" 0 "5950 tokens a rank" "$shoal" plan --lengths "$work/lengths" --ranks 64
+check "what they assume" 0 "5949 tokens a rank" "$shoal" plan --lengths "$work/lengths" --ranks 64
 check "one planner, one plan" 0 "first step by tier0: <" "$shoal" plan --lengths "$work/lengths" --ranks 14 --model 7b --max-tokens 20000 --planner tier0 --explain
 check "as JSON" 0 '"plan_seconds"' "$shoal" plan --lengths "$work/lengths" --ranks 64 --batch 2 --json
 check "sequence plans of a dataset" 0 "1 batches of 4 of its documents" "$shoal" plan --lengths "$work/d" --ranks 16
