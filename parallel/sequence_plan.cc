@@ -4,6 +4,7 @@
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -190,27 +191,98 @@ double PlanCost(const StepPlan& plan, absl::Span<const int32_t> lengths, const S
   return seconds;
 }
 
+namespace {
+
+// Of a sequence, over degrees that hold it: what bounds need.
+struct Least {
+  double seconds = std::numeric_limits<double>::infinity();   // of any degree
+  double area = std::numeric_limits<double>::infinity();      // rank-seconds
+  double exchange = std::numeric_limits<double>::infinity();  // of it, per token
+};
+
+double ExchangeAreaPerToken(const SequenceCostModel& model, int degree) {
+  return model.Seconds(1, degree) * degree - model.Seconds(1, 1);
+}
+
+Least LeastOf(int64_t tokens, int largest, const SequenceCostModel& model) {
+  Least least;
+  for (int degree = 1; degree <= largest; degree *= 2) {
+    if (degree * model.tokens_per_rank < tokens) continue;
+    const double seconds = model.Seconds(tokens, degree);
+    least.seconds = std::min(least.seconds, seconds);
+    least.area = std::min(least.area, seconds * degree);
+    least.exchange = std::min(least.exchange, ExchangeAreaPerToken(model, degree));
+  }
+  return least;
+}
+
+// Tokens of sequences at the same least price of exchange.
+using TokensByExchange = std::map<double, double>;
+
+// The least area added when `tokens` of these, those that pay most anyway first, pay `exchange` per token.
+double AddedArea(const TokensByExchange& others, double tokens, double exchange) {
+  double added = 0;
+  for (auto at = others.rbegin(); at != others.rend() && tokens > 0; ++at) {
+    const double here = std::min(tokens, at->second);
+    added += here * std::max(0.0, exchange - at->first);
+    tokens -= here;
+  }
+  return added;
+}
+
+// The most area that fits in memory for `tokens`. Densities: of each sequence area per token, and tokens; descending.
+double MostArea(const std::vector<std::pair<double, double>>& densities, double tokens) {
+  double area = 0;
+  for (const auto& [density, here] : densities) {
+    if (tokens <= 0) break;
+    area += density * std::min(here, tokens);
+    tokens -= here;
+  }
+  return area;
+}
+
+}  // namespace
+
 StepBounds BoundStep(absl::Span<const int32_t> lengths, int ranks, const SequenceCostModel& model) {
   if (lengths.empty()) return {};
-  double area = 0, longest = 0;
+  const int largest = model.LargestDegree(ranks);
+  const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  double area = 0;
   int64_t tokens = 0;
+  TokensByExchange others;
+  std::vector<std::pair<double, double>> densities;
   for (const int32_t length : lengths) {
-    double least_area = std::numeric_limits<double>::infinity(), least = least_area;
-    for (int degree = 1; degree <= model.LargestDegree(ranks); degree *= 2) {
-      if (degree * model.tokens_per_rank < length) continue;
-      const double seconds = model.Seconds(length, degree);
-      least = std::min(least, seconds);
-      least_area = std::min(least_area, seconds * degree);
-    }
-    area += least_area;
-    longest = std::max(longest, least);
+    const Least least = LeastOf(length, largest, model);
+    area += least.area;
     tokens += length;
+    others[least.exchange] += length;
+    densities.emplace_back(least.area / length, length);
   }
-  const int64_t capacity = ranks * model.tokens_per_rank;
-  const double fixed = model.fixed * static_cast<double>((tokens + capacity - 1) / capacity);
+  const Least of_longest = LeastOf(longest, largest, model);
+  others[of_longest.exchange] -= static_cast<double>(longest);
+  densities.erase(densities.begin() + (std::max_element(lengths.begin(), lengths.end()) - lengths.begin()));
+  std::sort(densities.rbegin(), densities.rend());
+  const int64_t capacity = ranks * model.tokens_per_rank, batches = (tokens + capacity - 1) / capacity;
+  const double fixed = model.fixed * static_cast<double>(batches);
+
+  double crowding = std::numeric_limits<double>::infinity();
+  for (int degree = 1; degree <= largest; degree *= 2) {
+    if (degree * model.tokens_per_rank < longest) continue;
+    const double exchange = ExchangeAreaPerToken(model, degree);
+    const double own = (exchange - of_longest.exchange) * static_cast<double>(longest);
+    // While the longest runs, the other ranks can do what their memory holds and no more.
+    const double beside = MostArea(densities, static_cast<double>((ranks - degree) * model.tokens_per_rank));
+    const double alone = model.Seconds(longest, degree) + std::max(0.0, area - of_longest.area - beside) / ranks;
+    for (int64_t m = batches;; ++m) {
+      const auto crowded = static_cast<double>(tokens - longest - (m * ranks - degree) * model.tokens_per_rank);
+      const double all = area + own + AddedArea(others, crowded, exchange);
+      crowding = std::min(crowding, model.fixed * static_cast<double>(m) + std::max(all / ranks, alone));
+      if (crowded <= 0) break;
+    }
+  }
   // Less by more than summing in another order can make of it: a bound must hold to the last bit.
-  constexpr double kRounding = 1 - 1e-12;
-  return {kRounding * (area / ranks + fixed), kRounding * (longest + fixed)};
+  constexpr double kRounding = 1 - 1e-10;
+  return {kRounding * (area / ranks + fixed), kRounding * (of_longest.seconds + fixed), kRounding * crowding};
 }
 
 absl::StatusOr<SequenceCostModel> PublishedCostModel(absl::string_view name, int ranks, int64_t longest) {

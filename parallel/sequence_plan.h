@@ -6,6 +6,7 @@
 // the number of ranks (every prefix sum is a multiple of the next degree), so 7 ranks are 4+2+1.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <string>
@@ -83,9 +84,13 @@ double PlanCost(const StepPlan& plan, absl::Span<const int32_t> lengths, const S
 // Seconds that no plan of these lengths beats (§6.2); 0 of an empty batch. `lengths` has passed CheckLengths.
 //   area (LB1):    (1/N) sum_k min_d d t_d(s_k) + beta ceil(sum s / (N E)), d over degrees that hold s_k
 //   longest (LB0): beta ceil(sum s / (N E)) + max_k min_d t_d(s_k)
+//   crowding:      what LB1 forgets of the longest sequence, for the kindest degree d that it may get and number M of
+//                  micro-batches. Other groups hold (M N - d) E tokens at most: the rest pays for all-to-alls at degree
+//                  d. And while it runs, the other N - d ranks do what (N - d) E tokens take at most: what is left of
+//                  the area comes after it.
 struct StepBounds {
-  double area = 0, longest = 0;
-  double best() const { return area > longest ? area : longest; }
+  double area = 0, longest = 0, crowding = 0;
+  double best() const { return std::max({area, longest, crowding}); }
 };
 StepBounds BoundStep(absl::Span<const int32_t> lengths, int ranks, const SequenceCostModel& model);
 

@@ -243,7 +243,7 @@ std::string Table(const std::vector<Outcome>& outcomes) {
 std::string Explain(const Outcome& outcome, const std::vector<int32_t>& lengths, const SequenceCostModel& model) {
   const PlannedStep& step = outcome.steps.front();
   std::string text = absl::StrFormat(
-      "first step by %s: %s\n  %.3f s, bound %.3f s (area %.3f, longest sequence %.3f), "
+      "first step by %s: %s\n  %.3f s, bound %.3f s (area %.3f, longest sequence %.3f, around it %.3f), "
       "gap %.1f %%, hash %016x\n",
       outcome.planner->name, step.plan.Text(), step.seconds, step.bound(), step.bounds.area, step.bounds.longest,
       100 * step.gap(), step.plan.Hash());
@@ -282,6 +282,7 @@ nlohmann::json Json(const PlanLengthsArgs& args, const LengthBatches& read, cons
       row["seconds"].push_back(o.steps[i].seconds);
       row["bound"].push_back(o.steps[i].bound());
       row["gap"].push_back(o.steps[i].gap());
+      row["area_gap"].push_back(1 - o.steps[i].bounds.area / o.steps[i].seconds);  // with LB1 alone
       row["plan_seconds"].push_back(o.plan_seconds[i]);
       row["micro_batches"].push_back(o.steps[i].plan.micro_batches.size());
       row["plan"].push_back(o.steps[i].plan.Text());

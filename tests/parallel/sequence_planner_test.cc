@@ -150,7 +150,7 @@ TEST(SequencePlanner, PlansOfRandomBatchesAreValid) {
 
 TEST(SequencePlanner, BoundIsBelowTheOptimumAndThePlanAbove) {
   double excess = 0;
-  const int instances = 150;
+  const int instances = 600;
   for (uint64_t seed = 0; seed < instances; ++seed) {
     Draws draw(seed + 1000);
     const SequenceCostModel model = RandomModel(draw);
@@ -160,6 +160,7 @@ TEST(SequencePlanner, BoundIsBelowTheOptimumAndThePlanAbove) {
     ASSERT_TRUE(step.ok()) << step.status();
     EXPECT_LE(step->bounds.area, optimum * kRounding) << Case(lengths, 4, seed);
     EXPECT_LE(step->bounds.longest, optimum * kRounding) << Case(lengths, 4, seed);
+    EXPECT_LE(step->bounds.crowding, optimum * kRounding) << Case(lengths, 4, seed);
     EXPECT_GE(step->seconds * kRounding, optimum) << Case(lengths, 4, seed);
     excess += step->seconds / optimum - 1;
   }
