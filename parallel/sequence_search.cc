@@ -150,10 +150,10 @@ class Search {
   int64_t last_, hopeless_ = 0;
 };
 
-// As many as take about 100 ms: a try costs about sequences x groups.
+// As many as take some 40 ms: a try costs about sequences x groups.
 int64_t Tries(const PackingProblem& problem) {
   const double work = static_cast<double>(problem.size()) * problem.ranks();
-  return static_cast<int64_t>(std::clamp(3000 * (512.0 * 64.0) / work, 40.0, 6000.0));
+  return static_cast<int64_t>(std::clamp(2000 * (512.0 * 64.0) / work, 40.0, 4000.0));
 }
 
 }  // namespace
