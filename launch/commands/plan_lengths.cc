@@ -246,7 +246,7 @@ std::string Explain(const Outcome& outcome, const std::vector<int32_t>& lengths,
       "first step by %s: %s\n  %.3f s, bound %.3f s (area %.3f, longest sequence %.3f, around it %.3f), "
       "gap %.1f %%, hash %016x\n",
       outcome.planner->name, step.plan.Text(), step.seconds, step.bound(), step.bounds.area, step.bounds.longest,
-      100 * step.gap(), step.plan.Hash());
+      step.bounds.crowding, 100 * step.gap(), step.plan.Hash());
   for (size_t m = 0; m < step.plan.micro_batches.size(); ++m) {
     const auto& batch = step.plan.micro_batches[m];
     absl::StrAppendFormat(&text, "  micro-batch %d: %.3f s, %.3f s of it fixed\n", m,
