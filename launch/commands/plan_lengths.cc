@@ -26,6 +26,7 @@ namespace shoal {
 namespace {
 
 constexpr int kBatch = 512, kBatches = 10;
+constexpr int64_t kMostLeftOut = 1000;  // for each sequence that is kept
 constexpr char kQuantilesHeader[] = "probability,tokens";
 
 struct Line {
@@ -52,7 +53,7 @@ absl::Status Wrong(const std::string& file, size_t line, const std::string& reas
 absl::StatusOr<int32_t> ReadTokens(const std::string& file, const Line& line, absl::string_view text) {
   int64_t tokens = 0;
   if (!absl::SimpleAtoi(text, &tokens))
-    return Wrong(file, line.number, absl::StrCat("'", text, "' is no number of tokens"));
+    return Wrong(file, line.number, absl::StrCat("'", text.substr(0, 40), "' is no number of tokens"));
   if (tokens < 1 || tokens > std::numeric_limits<int32_t>::max())
     return Wrong(
         file, line.number,
@@ -70,10 +71,10 @@ absl::StatusOr<std::vector<Quantile>> ReadQuantiles(const std::string& file, abs
   for (const Line& line : lines) {
     const std::vector<absl::string_view> fields = absl::StrSplit(line.text, ',');
     if (fields.size() != 2)
-      return Wrong(file, line.number, absl::StrCat("'", line.text, "' is not 'probability,tokens'"));
+      return Wrong(file, line.number, absl::StrCat("'", line.text.substr(0, 40), "' is not 'probability,tokens'"));
     Quantile row;
     if (!absl::SimpleAtod(fields[0], &row.probability) || !(row.probability >= 0 && row.probability <= 1))
-      return Wrong(file, line.number, absl::StrCat("'", fields[0], "' is no probability"));
+      return Wrong(file, line.number, absl::StrCat("'", fields[0].substr(0, 40), "' is no probability"));
     SHOAL_ASSIGN_OR_RETURN(row.tokens, ReadTokens(file, line, fields[1]));
     if (!rows.empty() && (row.probability <= rows.back().probability || row.tokens < rows.back().tokens))
       return Wrong(file, line.number, "quantiles ascend: probability and tokens are those of the row before, or less");
@@ -111,6 +112,9 @@ absl::StatusOr<LengthBatches> Sample(const PlanLengthsArgs& args, absl::Span<con
         ++read.left_out;
       else
         lengths.push_back(tokens);
+      if (read.left_out > kMostLeftOut * (1 + static_cast<int64_t>(draws) - read.left_out))
+        return absl::InvalidArgumentError(
+            absl::StrCat(args.file, ": not one in ", kMostLeftOut, " sequences has at most ", longest, " tokens"));
     }
   }
   read.source = absl::StrFormat("%s: %d batches of %d, sampled from quantiles with seed %d", args.file, batches, batch,

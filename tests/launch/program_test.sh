@@ -72,6 +72,8 @@ check "an unknown planner" 2 "did you mean 'greedy'" "$shoal" plan --lengths "$w
 check "a line that is no length" 3 "bad:2: 'x7' is no number of tokens" bash -c "printf '5\nx7\n' >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
 check "a length of nothing" 3 "bad:1: a length of 0 tokens" bash -c "echo 0 >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
 check "quantiles that fall" 3 "bad:3: quantiles ascend" bash -c "printf 'probability,tokens\n0.5,9\n0.4,10\n' >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
+check "quantiles of longer sequences" 2 "no sequence is as short as 5 tokens" "$shoal" plan --lengths "$work/quantiles.csv" --ranks 64 --max-tokens 5
+check "the order of a plan" 0 "ranks   8-11" "$shoal" plan --lengths "$work/lengths" --ranks 14 --max-tokens 20000 --explain
 check "no lengths" 3 "has no lengths" bash -c "echo '#' >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
 check "no such file of lengths" 3 "none" "$shoal" plan --lengths "$work/none" --ranks 64
 check "a job or lengths" 2 "job, or --lengths FILE," "$shoal" plan --ranks 4
