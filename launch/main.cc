@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launch/commands.h"
+#include "launch/commands/plan_lengths.h"
 #include "launch/rank_log.h"
 
 namespace {
@@ -25,11 +26,33 @@ std::vector<std::string> ReadArguments(int argc, char** argv) {
   return arguments;
 }
 
-void AddJob(CLI::App* app, JobArgs* job) {
-  app->add_option("job", job->job, "job file (protobuf text format)")->required();
+CLI::Option* AddJob(CLI::App* app, JobArgs* job) {
+  CLI::Option* file = app->add_option("job", job->job, "job file (protobuf text format)")->required();
   app->add_option("--set", job->sets, "override a field: path.to.field=value; may be repeated")
       ->expected(1)
       ->take_all();
+  return file;
+}
+
+// Of sequence plans, which need no job.
+void AddPlanLengths(CLI::App* plan, CLI::Option* job, shoal::PlanLengthsArgs* args) {
+  auto* lengths =
+      plan->add_option("--lengths", args->file,
+                       "plan sequences instead of a job: a file of lengths, one a line; of quantiles (CSV); or a "
+                       "dataset's PREFIX");
+  job->required(false)->excludes(lengths);
+  plan->get_option("--set")->excludes(lengths);
+  const std::vector<CLI::Option*> others = {
+      plan->add_option("--planner", args->planner, "only this planner, beside the default; unset: all"),
+      plan->add_option("--model", args->model, "published constants: 7b, 13b or 30b"),
+      plan->add_option("--batch", args->batch, "sequences of a step")->check(CLI::PositiveNumber),
+      plan->add_option("--batches", args->batches, "steps")->check(CLI::PositiveNumber),
+      plan->add_option("--max-tokens", args->longest, "the longest sequence allowed; longer ones are left out")
+          ->check(CLI::PositiveNumber),
+      plan->add_option("--seed", args->seed, "of sampling from quantiles"),
+      plan->add_flag("--explain", args->explain, "show the first step's plan, group by group"),
+      plan->add_flag("--json", args->json, "one line of JSON")};
+  for (CLI::Option* option : others) option->needs(lengths);
 }
 
 }  // namespace
@@ -51,10 +74,15 @@ int main(int argc, char** argv) {
 
   JobArgs plan_args;
   int plan_ranks = 1;
-  auto* plan = app.add_subcommand("plan", "memory and work per rank, before anything is launched");
-  AddJob(plan, &plan_args);
+  shoal::PlanLengthsArgs plan_lengths;
+  auto* plan = app.add_subcommand("plan", "memory and work per rank, before anything is launched; or sequence plans");
+  AddPlanLengths(plan, AddJob(plan, &plan_args), &plan_lengths);
   plan->add_option("--ranks", plan_ranks, "number of ranks to plan for")->check(CLI::PositiveNumber);
-  plan->callback([&] { code = shoal::RunPlan(plan_args, plan_ranks); });
+  plan->callback([&] {
+    if (plan_args.job.empty() && plan_lengths.file.empty()) throw CLI::RequiredError("job, or --lengths FILE,");
+    plan_lengths.ranks = plan_ranks;
+    code = plan_lengths.file.empty() ? shoal::RunPlan(plan_args, plan_ranks) : shoal::RunPlanLengths(plan_lengths);
+  });
 
   shoal::TrainArgs train_args;
   auto* train = app.add_subcommand("train", "train; run again, it resumes");

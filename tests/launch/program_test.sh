@@ -56,6 +56,28 @@ for i in 1 2 3 4; do seq 1 $((i * 20)) >"$work/texts/$i.txt"; done
 check "data build" 0 "4 documents" "$shoal" data build --out "$work/d" "$work/texts"
 check "data info" 0 "4 documents" "$shoal" data info "$work/d"
 check "plan" 0 "optimizer state" "$shoal" plan "$work/job" --ranks 4
+printf '100\n4000\n\n# a comment\n20000\n' >"$work/lengths"
+check "sequence plans" 0 "greedy " "$shoal" plan --lengths "$work/lengths" --ranks 64
+check "what they assume" 0 "5949 tokens a rank" "$shoal" plan --lengths "$work/lengths" --ranks 64
+check "one planner, one plan" 0 "first step by tier0: <" "$shoal" plan --lengths "$work/lengths" --ranks 14 --model 7b --max-tokens 20000 --planner tier0 --explain
+check "as JSON" 0 '"plan_seconds"' "$shoal" plan --lengths "$work/lengths" --ranks 64 --batch 2 --json
+check "sequence plans of a dataset" 0 "1 batches of 4 of its documents" "$shoal" plan --lengths "$work/d" --ranks 16
+printf 'probability,tokens\n0,10\n0.5,300\n1,90000\n' >"$work/quantiles.csv"
+check "sequence plans of quantiles" 0 "2 batches of 64, sampled" "$shoal" plan --lengths "$work/quantiles.csv" --ranks 16 --batch 64 --batches 2
+check "no static degree for 14 ranks" 0 "static: no degree that divides 14 ranks (2 at most)" "$shoal" plan --lengths "$work/lengths" --ranks 14 --max-tokens 20000
+check "an over-long sequence" 2 "lengths:5: sequence 2 has 20000 tokens" "$shoal" plan --lengths "$work/lengths" --ranks 7
+check "a model that does not fit" 2 "take at least" "$shoal" plan --lengths "$work/lengths" --ranks 2 --model 30b
+check "an unknown model" 2 "there are 7b, 13b and 30b" "$shoal" plan --lengths "$work/lengths" --ranks 64 --model 70b
+check "an unknown planner" 2 "did you mean 'greedy'" "$shoal" plan --lengths "$work/lengths" --ranks 64 --planner gredy
+check "a line that is no length" 3 "bad:2: 'x7' is no number of tokens" bash -c "printf '5\nx7\n' >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
+check "a length of nothing" 3 "bad:1: a length of 0 tokens" bash -c "echo 0 >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
+check "quantiles that fall" 3 "bad:3: quantiles ascend" bash -c "printf 'probability,tokens\n0.5,9\n0.4,10\n' >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
+check "quantiles of longer sequences" 2 "no sequence is as short as 5 tokens" "$shoal" plan --lengths "$work/quantiles.csv" --ranks 64 --max-tokens 5
+check "the order of a plan" 0 "ranks   8-11" "$shoal" plan --lengths "$work/lengths" --ranks 14 --max-tokens 20000 --explain
+check "no lengths" 3 "has no lengths" bash -c "echo '#' >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
+check "no such file of lengths" 3 "none" "$shoal" plan --lengths "$work/none" --ranks 64
+check "a job or lengths" 2 "job, or --lengths FILE," "$shoal" plan --ranks 4
+check "not both" 2 "excludes" "$shoal" plan "$work/job" --lengths "$work/lengths" --ranks 4
 check "too little memory" 5 "too little memory on" "$shoal" train "$work/job" --run_dir "$work/huge" --set model.transformer.layers=20000 --set model.transformer.width=8192
 check "train" 0 "finished at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --local_ranks=2
 check "resume refuses another job" 2 "seed: unset -> 9" "$shoal" train "$work/job" --run-dir "$work/run" --set seed=9
