@@ -227,7 +227,7 @@ TEST(CompressionControl, ErrorsFarAboveTheBudgetFallBackToTheDefault) {
   Steps run{.steps = 19, .growth = 3000};
   run.config.set_replan_every_steps(1000);
   ASSERT_TRUE(Go(run, seen).ok());
-  EXPECT_THAT(seen.of_layers, testing::Each("q4"));
+  EXPECT_THAT(seen.of_layers, testing::Each("q5"));
   EXPECT_EQ(seen.plans[0].notes, "errors were far above the budget");
   EXPECT_GT(seen.errors[13], seen.plans[0].relative_budget);
   EXPECT_LT(seen.errors.back(), 0.2);
