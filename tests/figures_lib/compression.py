@@ -22,6 +22,7 @@ EXCHANGES = dict(
     bf16=['comm.compression={ mode: UNIFORM codec: "bf16" error_feedback: false }'],
     q8=['comm.compression={ mode: UNIFORM codec: "q8" }'],
     q6=['comm.compression={ mode: UNIFORM codec: "q6" }'],
+    q5=['comm.compression={ mode: UNIFORM codec: "q5" }'],
     q4=['comm.compression={ mode: UNIFORM codec: "q4" }'],
     lgreco_time=[PLANNED])
 
@@ -112,9 +113,11 @@ def compression_steps():
         ddp = [min(pair) for pair in zip(times["DDP fp32"], times["DDP bf16"])] if peers.torch() else []
         rows.append(at_least(f"steps_{rate}_over_ddp", ours, f"{statistics.median(ddp):.3f} s" if ddp else peers.NO_TORCH,
                              [d / o for d, o in zip(ddp, times["lgreco_time"])], goals[rate][1]))
-        ours_only = [name for name in EXCHANGES if name != "lgreco_time"]
+        # q4 leaves more than the plan's budget, the error of q5, allows.
+        ours_only = [name for name in EXCHANGES if name not in ("lgreco_time", "q4")]
         best = min(ours_only, key=lambda name: statistics.median(times[name]))
-        rows.append(at_most(f"steps_{rate}_never_worse", ours, f"{best} {spell(best)}", [o / b for o, b in zip(times["lgreco_time"], times[best])], 1.02))
+        rows.append(at_most(f"steps_{rate}_never_worse", ours, f"{best} {spell(best)}", [o / b for o, b in zip(times["lgreco_time"], times[best])], 1.02,
+                            f"over q4, which leaves more: {statistics.median(o / b for o, b in zip(times['lgreco_time'], times['q4'])):.3f}"))
         measured = [statistics.median(one["lgreco_time"]["exposed_seconds"]) for one in found]
         predicted = [statistics.median(one["lgreco_time"].get("predicted_exposed_seconds", [math.nan])) for one in found]
         off = [abs(m - p) for m, p in zip(measured, predicted)]
@@ -155,7 +158,7 @@ def compression_quality():
         losses = {}
         for line in lines:
             losses.setdefault(line["codes"], {})[line["seed"]] = float(line["held_out_loss"])
-        for codes in ("planned", "q4"):
+        for codes in sorted(set(losses) - {"none"}):
             differences = [losses[codes][seed] / none - 1 for seed, none in losses["none"].items()]
             n = len(differences)
             student = {5: 2.132, 6: 2.015, 7: 1.943, 8: 1.895, 9: 1.860, 10: 1.833}[n]  # one-sided 95 %, n - 1 degrees
