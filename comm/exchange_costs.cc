@@ -110,7 +110,7 @@ double ExchangeCosts::CodecSeconds(const Codec& codec, double bytes, Half half) 
 }
 
 double ExchangeCosts::DelaySeconds(const Codec& codec, double bytes, double code_bytes, Half half) const {
-  const double moved = (codec.plain() ? bytes : code_bytes) * (half == Half::kAll ? 1 : 0.5);
+  const double moved = (codec.plain() ? bytes : code_bytes) * (half == Half::kAll || codec.factor_rank() > 0 ? 1 : 0.5);
   return delay_per_cpu_second * (CodecSeconds(codec, bytes, half) + cpu_per_byte * moved);
 }
 

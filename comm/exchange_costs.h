@@ -38,8 +38,8 @@ struct ExchangeCosts {
   double delay_per_cpu_second = 0;
   std::map<std::string, CodecCosts> codecs = {};  // by name
 
-  // Seconds of a reduction through `codec`, whose code takes code_bytes of `bytes`: exchange alone, and
-  // the codec's own part. `scatter_only`: the sum stays with its owners (ZeRO 1).
+  // Seconds of a reduction through `codec`, whose code takes code_bytes for `bytes` of f32: exchange alone, and the
+  // codec's own part. kScatter: the sum stays with its owners (ZeRO 1).
   enum class Half : uint8_t { kScatter, kAll };
   double ExchangeSeconds(const Codec& codec, double bytes, double code_bytes, Half half) const;
   double CodecSeconds(const Codec& codec, double bytes, Half half) const;

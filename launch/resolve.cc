@@ -77,6 +77,10 @@ void CheckDuration(Checker& check, const char* field, const config::Duration& d,
 
 // What is said of a resolved model's parameters.
 void CheckParameters(const config::Job& job, Checker& check) {
+  if (job.comm().has_thread_link_mbit()) check.Positive("comm.thread_link_mbit", job.comm().thread_link_mbit());
+  if (job.comm().check_weights_every_steps() < 0)
+    check.Add(absl::StrCat("comm.check_weights_every_steps is ", job.comm().check_weights_every_steps(),
+                           "; it is 0 (never) or more"));
   const auto model = MakeModel(job.model());
   check.AddAll(OptimizerFor(job, *model).status());
   check.AddAll(CheckCompression(job.comm().compression(), model->params(), job.parallel().zero()));

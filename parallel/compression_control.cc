@@ -119,6 +119,8 @@ CompressionControl::~CompressionControl() {
 
 absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
   std::string news = std::exchange(news_, "");
+  // A run that is resumed with other options, or that had no plans before, has passed the steps it would measure.
+  if (activate_at_ < 0 && step >= observe_from_ + config_.table_steps()) observe_from_ = step;
   if (step == activate_at_) {
     activate_at_ = -1;
     SHOAL_ASSIGN_OR_RETURN(
@@ -495,7 +497,7 @@ void CompressionControl::FollowCodes(const RunErrors& codes, int64_t step) {
     PutIntoForce(step + 1);
     observe_from_ = step + 1;
     activate_at_ = -1;
-  } else if (over_ >= kOverSteps && activate_at_ < 0 && table_.steps > 0) {
+  } else if (over_ >= kOverSteps && activate_at_ < 0 && table_.steps > 0 && (!TimeMode() || !times_.ready.empty())) {
     tightness_ = std::max(0.1, tightness_ * allowed / followed_);
     over_ = 0;
     StartPlanning(step + config_.lead_steps());
@@ -539,6 +541,8 @@ void CompressionControl::VisitState(StateVisitor& visitor) {
             {"activate_at", activate_at_},
             {"observe_from", observe_from_},
             {"tightness", tightness_},
+            {"exchange_factor", exchange_factor_},
+            {"codec_factor", codec_factor_},
             {"followed", followed_},
             {"over", over_},
             {"factors_followed", factors_followed_},
@@ -561,7 +565,10 @@ void CompressionControl::VisitState(StateVisitor& visitor) {
   const json loaded = json::parse(text, nullptr, false);
   if (!loaded.is_object()) return;
   auto plan = FromJson(loaded.at("plan"), codecs_);
-  if (!plan.ok()) return;  // other options or layers: it is planned anew
+  if (!plan.ok()) {  // other options or layers: it is planned anew
+    mine_.rows.assign(mine_.rows.size(), 0);
+    return;
+  }
   plan_ = *std::move(plan);
   const int64_t first_step = plan_.first_step;
   if (plan_.id > 0) PutIntoForce(first_step);
@@ -569,6 +576,8 @@ void CompressionControl::VisitState(StateVisitor& visitor) {
   activate_at_ = loaded.at("activate_at").get<int64_t>();
   observe_from_ = loaded.at("observe_from").get<int64_t>();
   tightness_ = loaded.at("tightness").get<double>();
+  exchange_factor_ = loaded.at("exchange_factor").get<double>();
+  codec_factor_ = loaded.at("codec_factor").get<double>();
   followed_ = loaded.at("followed").get<double>();
   over_ = loaded.at("over").get<int64_t>();
   factors_followed_ = loaded.at("factors_followed").get<double>();

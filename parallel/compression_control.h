@@ -36,7 +36,7 @@ struct LayerPlan {
   int64_t id = 0;                                        // 0: exact, before there was one
   int64_t first_step = 0;                                // that it is in force
   std::vector<int> option;                               // of each planned layer, into GradientCodecs::options
-  double relative_error = 0;                             // bound on |what waits| / |gradients|, in the error measure
+  double relative_error = 0;                             // estimate of |what waits| / |gradients|, in the error measure
   double relative_budget = 0;                            // likewise, of the budget
   double coded_budget = 0;                               // likewise, of layers that travel as bytes; 0: none does
   double cost = 0, bound = 0;                            // bytes, or seconds until the last bucket is there
@@ -65,7 +65,8 @@ class CompressionControl : public Stateful {
   // One line of plans/compression.jsonl: the plan, with each layer's name, codec and bits per element.
   std::string PlanJson() const;
 
-  // Plan, pending plan, tables and what is followed: a resumed run plans on as if it had never stopped.
+  // Plan, pending plan, tables and what is followed: a resumed run plans on as if it had never stopped, but that
+  // LGRECO_TIME measures the times of steps anew.
   void VisitState(StateVisitor& visitor) override;
 
  private:

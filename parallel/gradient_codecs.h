@@ -32,13 +32,12 @@ struct GradientCodecs {
   // f32 bytes of all gradients, and of their codes (planned modes: of the uniform default's).
   int64_t plain_bytes = 0, code_bytes = 0;
   bool planned() const { return !options.empty(); }
-  // "q4: 10.6M of 10.8M elements; 6.0 MiB of 41.3 MiB travel".
+  // "q4, with error feedback: 5.6 MiB for 41.3 MiB of gradients".
   std::string Text() const;
 };
 
 // Squared errors that each of codecs.options would make of `input`: whole families in one pass, others by encoding.
-// Returns the sum of x^2; not finite where an x is not.
-// Factors are left out: their errors are those of whole sums.
+// Returns the sum of x^2; not finite where an x is not. Factors are left out: their errors are those of whole sums.
 double OptionErrors(const GradientCodecs& codecs, const CodecInput& input, absl::Span<double> errors);
 
 // LGRECO_BYTES and LGRECO_TIME.

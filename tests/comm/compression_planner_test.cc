@@ -9,49 +9,12 @@
 #include <functional>
 #include <limits>
 
-#include "runtime/base/rng.h"
+#include "comm/compression_instances.h"
 
 namespace shoal {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-class Draws {
- public:
-  explicit Draws(uint64_t seed) : rng_({seed, RngPurpose::kTest, 1}) {}
-  double Uniform() { return static_cast<double>(rng_.Uniform(0, at_++)); }
-  double Normal() { return static_cast<double>(rng_.Normal(1, at_++)); }
-
- private:
-  Rng rng_;
-  uint64_t at_ = 0;
-};
-
-// Research/lgreco.md §8: sizes exp(U[9, 15]), norms lognormal, bit levels; kMixed adds what makes hulls ragged.
-enum class Family : uint8_t { kConvex, kMixed };
-CompressionProblem Random(uint64_t seed, size_t layers, size_t options, Family family) {
-  Draws draw(seed);
-  CompressionProblem p;
-  for (size_t l = 0; l < layers; ++l) {
-    const double size = std::exp(9 + 6 * draw.Uniform()), norm = std::exp(1.2 * draw.Normal()) * std::pow(size, 0.25);
-    std::vector<CompressionOption> row = {{size * 4, 0}};
-    for (size_t o = 1; o < options; ++o) {
-      const double bits =
-          8.0 - 6.0 * static_cast<double>(o - 1) / static_cast<double>(std::max<size_t>(1, options - 2));
-      CompressionOption option{size * bits / 8, std::pow(1.9 * norm * std::exp2(-bits), 2)};
-      if (family == Family::kMixed) {
-        option.cost = option.cost * std::exp(0.35 * draw.Normal()) + 2000 * draw.Uniform();
-        option.error_squares *= std::exp(0.3 * draw.Normal());
-      }
-      row.push_back(option);
-    }
-    p.layers.push_back(row);
-    const size_t uniform = options / 2;
-    p.fallback.push_back(static_cast<int>(uniform));
-    p.budget += row[uniform].error_squares;
-  }
-  return p;
-}
 
 double BruteForce(const CompressionProblem& p) {
   double best = kInfinity;
@@ -65,49 +28,6 @@ double BruteForce(const CompressionProblem& p) {
   };
   go(0, 0, 0);
   return best;
-}
-
-// The optimum of large problems: all undominated partial plans but those whose Lagrangian bound is above `incumbent`.
-double Optimum(const CompressionProblem& p, double incumbent) {
-  const auto dual = [&](double price) {
-    double sum = -price * p.budget;
-    for (const auto& layer : p.layers) {
-      double least = kInfinity;
-      for (const CompressionOption& o : layer) least = std::min(least, o.cost + price * o.error_squares);
-      sum += least;
-    }
-    return sum;
-  };
-  double low = 1e-30, high = 1e30;
-  for (int i = 0; i < 300; ++i) {
-    const double a = std::pow(low, 2.0 / 3) * std::pow(high, 1.0 / 3),
-                 b = std::pow(low, 1.0 / 3) * std::pow(high, 2.0 / 3);
-    (dual(a) < dual(b) ? low : high) = dual(a) < dual(b) ? a : b;
-  }
-  const double price = std::sqrt(low * high);
-  std::vector<double> rest(p.layers.size() + 1);
-  for (size_t l = p.layers.size(); l-- > 0;) {
-    double least = kInfinity;
-    for (const CompressionOption& o : p.layers[l]) least = std::min(least, o.cost + price * o.error_squares);
-    rest[l] = rest[l + 1] + least;
-  }
-  std::vector<std::pair<double, double>> states = {{0, 0}};  // error, cost
-  for (size_t l = 0; l < p.layers.size(); ++l) {
-    std::vector<std::pair<double, double>> all;
-    for (const auto& [error, cost] : states) {
-      for (const CompressionOption& o : p.layers[l]) {
-        const double e = error + o.error_squares, c = cost + o.cost;
-        if (e <= p.budget && c + rest[l + 1] + price * (e - p.budget) <= incumbent * (1 + 1e-12))
-          all.emplace_back(e, c);
-      }
-    }
-    std::sort(all.begin(), all.end());
-    states.clear();
-    for (const auto& s : all) {
-      if (states.empty() || s.second < states.back().second) states.push_back(s);
-    }
-  }
-  return states.empty() ? incumbent : states.back().second;
 }
 
 void ExpectSound(const CompressionProblem& p, const CompressionPlan& plan) {
@@ -129,8 +49,8 @@ void ExpectSound(const CompressionProblem& p, const CompressionPlan& plan) {
 
 TEST(CompressionPlanner, EqualsBruteForce) {
   for (uint64_t seed = 0; seed < 60; ++seed) {
-    for (const Family family : {Family::kConvex, Family::kMixed}) {
-      const CompressionProblem p = Random(seed, 1 + seed % 6, 2 + seed % 4, family);
+    for (const CompressionFamily family : {CompressionFamily::kConvex, CompressionFamily::kMixed}) {
+      const CompressionProblem p = RandomCompression(seed, 1 + seed % 6, 2 + seed % 4, family);
       const auto plan = PlanCompression(p);
       ASSERT_TRUE(plan.ok()) << plan.status();
       ExpectSound(p, *plan);
@@ -144,12 +64,12 @@ TEST(CompressionPlanner, EqualsBruteForce) {
 TEST(CompressionPlanner, IsCloseToTheOptimum) {
   for (const size_t layers : {size_t{30}, size_t{60}, size_t{200}}) {
     for (uint64_t seed = 0; seed < 15; ++seed) {
-      for (const Family family : {Family::kConvex, Family::kMixed}) {
-        const CompressionProblem p = Random(100 + seed, layers, 10, family);
+      for (const CompressionFamily family : {CompressionFamily::kConvex, CompressionFamily::kMixed}) {
+        const CompressionProblem p = RandomCompression(100 + seed, layers, 10, family);
         const auto plan = PlanCompression(p);
         ASSERT_TRUE(plan.ok()) << plan.status();
         ExpectSound(p, *plan);
-        const double best = Optimum(p, plan->cost);
+        const double best = CompressionOptimum(p, plan->cost);
         EXPECT_LE(plan->cost, 1.005 * best) << layers << " layers, seed " << seed;
         EXPECT_LE(plan->bound, best);
         for (const auto& other : {PlanByHullGreedy(p), PlanByDynamicProgram(p)}) {
@@ -163,12 +83,12 @@ TEST(CompressionPlanner, IsCloseToTheOptimum) {
 }
 
 TEST(CompressionPlanner, EqualInputsGiveEqualPlans) {
-  const CompressionProblem p = Random(7, 120, 10, Family::kMixed);
+  const CompressionProblem p = RandomCompression(7, 120, 10, CompressionFamily::kMixed);
   EXPECT_EQ(PlanCompression(p)->option, PlanCompression(p)->option);
 }
 
 TEST(CompressionPlanner, BudgetOfNothingIsExact) {
-  CompressionProblem p = Random(1, 10, 6, Family::kConvex);
+  CompressionProblem p = RandomCompression(1, 10, 6, CompressionFamily::kConvex);
   p.budget = 0;
   p.fallback.clear();
   const auto plan = PlanCompression(p);
@@ -191,14 +111,14 @@ TEST(CompressionPlanner, TheDefaultIsFeasibleWhenNothingIsBetter) {
 }
 
 TEST(CompressionPlanner, SaysWhatIsWrong) {
-  CompressionProblem p = Random(1, 10, 6, Family::kConvex);
+  CompressionProblem p = RandomCompression(1, 10, 6, CompressionFamily::kConvex);
   p.layers[3][2].error_squares = std::nan("");
   EXPECT_THAT(PlanCompression(p).status().message(), testing::HasSubstr("layer 3, option 2"));
   EXPECT_TRUE(absl::IsInvalidArgument(PlanCompression(p).status()));
-  p = Random(1, 10, 6, Family::kConvex);
+  p = RandomCompression(1, 10, 6, CompressionFamily::kConvex);
   p.budget = std::nan("");
   EXPECT_TRUE(absl::IsInvalidArgument(PlanCompression(p).status()));
-  p = Random(1, 10, 6, Family::kConvex);
+  p = RandomCompression(1, 10, 6, CompressionFamily::kConvex);
   for (auto& layer : p.layers) layer.erase(layer.begin());  // no exact option
   p.fallback.clear();
   p.budget = 1e-12;
@@ -206,7 +126,7 @@ TEST(CompressionPlanner, SaysWhatIsWrong) {
 }
 
 TEST(CompressionPlanner, OptionsThatDoNotApplyAreNotTaken) {
-  CompressionProblem p = Random(5, 30, 6, Family::kConvex);
+  CompressionProblem p = RandomCompression(5, 30, 6, CompressionFamily::kConvex);
   for (auto& layer : p.layers) layer[4].cost = layer[5].cost = kInfinity;
   const auto plan = PlanCompression(p);
   ASSERT_TRUE(plan.ok()) << plan.status();
@@ -216,7 +136,7 @@ TEST(CompressionPlanner, OptionsThatDoNotApplyAreNotTaken) {
 // Seconds as costs, buckets that become ready evenly over backward.
 OverlapProblem RandomOverlap(uint64_t seed, size_t layers, size_t options, size_t buckets, double seconds_per_byte) {
   OverlapProblem p;
-  p.layers = Random(seed, layers, options, Family::kMixed);
+  p.layers = RandomCompression(seed, layers, options, CompressionFamily::kMixed);
   for (auto& layer : p.layers.layers) {
     for (CompressionOption& o : layer) o.cost *= seconds_per_byte;
   }
