@@ -56,6 +56,9 @@ shoal_library(hwy hwy/highway.h hwy)
 shoal_need(hwy libhwy-dev 1.0)
 shoal_library(pcre2 pcre2.h pcre2-8)
 shoal_need(pcre2 libpcre2-dev 10.40)
+# Optional: without it `shoal plan` has quick bounds only.
+shoal_library(clp coin/ClpSimplex.hpp Clp)
+shoal_library(coinutils coin/CoinFinite.hpp CoinUtils)
 if(SHOAL_TESTS)
   find_package(GTest QUIET)
   shoal_need(GTest "libgtest-dev libgmock-dev" 1.12)
@@ -78,4 +81,5 @@ target_link_libraries(shoal_dependencies INTERFACE
 # GPU back ends: found, printed, and compiled when the toolkit is there. They never change the CPU build.
 find_package(CUDAToolkit QUIET)
 message(STATUS "MPI ${MPI_CXX_VERSION}, Protobuf ${Protobuf_VERSION}, Abseil ${absl_VERSION}, oneDNN ${dnnl_LIBRARY}, "
+  "CLP ${clp_LIBRARY} (optional: coinor-libclp-dev), "
   "CUDA toolkit ${CUDAToolkit_VERSION} (no CUDA back end in this build)")

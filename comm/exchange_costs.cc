@@ -98,6 +98,10 @@ double ExchangeCosts::ExchangeSeconds(const Codec& codec, double bytes, double c
 }
 
 double ExchangeCosts::CodecSeconds(const Codec& codec, double bytes, Half half) const {
+  return std::max(1.0, delay_per_cpu_second) * CodecCpuSeconds(codec, bytes, half);
+}
+
+double ExchangeCosts::CodecCpuSeconds(const Codec& codec, double bytes, Half half) const {
   if (codec.plain()) return 0;
   const auto at = codecs.find(std::string(codec.name()));
   if (at == codecs.end()) return 0;
@@ -111,7 +115,7 @@ double ExchangeCosts::CodecSeconds(const Codec& codec, double bytes, Half half) 
 
 double ExchangeCosts::DelaySeconds(const Codec& codec, double bytes, double code_bytes, Half half) const {
   const double moved = (codec.plain() ? bytes : code_bytes) * (half == Half::kAll || codec.factor_rank() > 0 ? 1 : 0.5);
-  return delay_per_cpu_second * (CodecSeconds(codec, bytes, half) + cpu_per_byte * moved);
+  return delay_per_cpu_second * (CodecCpuSeconds(codec, bytes, half) + cpu_per_byte * moved);
 }
 
 double ExchangeCosts::Latency(Half half) const {

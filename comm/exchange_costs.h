@@ -39,10 +39,12 @@ struct ExchangeCosts {
   std::map<std::string, CodecCosts> codecs = {};  // by name
 
   // Seconds of a reduction through `codec`, whose code takes code_bytes for `bytes` of f32: exchange alone, and the
-  // codec's own part. kScatter: the sum stays with its owners (ZeRO 1).
+  // codec's own part, of a core or of the share of one that the rank has. kScatter: the sum stays with its owners
+  // (ZeRO 1).
   enum class Half : uint8_t { kScatter, kAll };
   double ExchangeSeconds(const Codec& codec, double bytes, double code_bytes, Half half) const;
   double CodecSeconds(const Codec& codec, double bytes, Half half) const;
+  double CodecCpuSeconds(const Codec& codec, double bytes, Half half) const;
   // By how much computing is put off by both.
   double DelaySeconds(const Codec& codec, double bytes, double code_bytes, Half half) const;
   // Seconds of an encoded reduction of nothing.

@@ -90,16 +90,18 @@ BatchControl::BatchControl(const config::Job& job, int ranks, absl::Span<const T
 int64_t BatchControl::batch() const { return growth_ == nullptr ? Count(job_.global_batch()) : growth_->batch(); }
 
 absl::Status BatchControl::CheckShares() const {
-  if (!job_.model().resnet().sync_norm() || batch() % ranks_ == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("model.resnet.sync_norm takes equal shares: the batch of this run has grown to ", batch(),
-                   " images and the job has ", ranks_, " ranks; resume on a number of ranks that divides it"));
+  const bool zero = job_.model().has_resnet() && job_.parallel().zero() == 3 && ranks_ > 1;
+  if ((!job_.model().resnet().sync_norm() && !zero) || batch() % ranks_ == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      zero ? "parallel.zero: 3" : "model.resnet.sync_norm", " takes equal shares: the batch of this run has grown to ",
+      batch(), " images and the job has ", ranks_, " ranks; resume on a number of ranks that divides it"));
 }
 
 void BatchControl::BeginStep(int64_t step, DataParallel& dp, ThreadPool& pool) {
   measures_ = growth_ != nullptr && growth_->Tests(step);
   samples_ = 0;
   terms_ = {};
+  each_ = dp.reduces_each_micro_batch() ? &dp : nullptr;
   if (!measures_) return;
   if (parts_ != nullptr)
     parts_->BeginStep();
@@ -111,12 +113,13 @@ void BatchControl::EndMicroBatch(const Batch& batch, ThreadPool& pool) {
   if (!measures_) return;
   const double samples = SamplesIn(batch);
   samples_ += samples;
+  if (each_ != nullptr && samples > 0) terms_.Add(each_->own_squares(), samples);
   if (parts_ != nullptr) terms_.Add(parts_->SquaredNorm(pool), samples);
 }
 
 NoiseTerms BatchControl::Terms(const DataParallel& dp) const {
   NoiseTerms terms = terms_;
-  if (measures_ && parts_ == nullptr) terms.Add(dp.own_squares(), samples_);
+  if (measures_ && parts_ == nullptr && each_ == nullptr) terms.Add(dp.own_squares(), samples_);
   return terms;
 }
 

@@ -1,5 +1,6 @@
 // BatchControl: how large each step's global batch is. Constant, or grown by the gradient noise that is measured
-// between groups of samples: ranks, or the micro-batches of a lone rank (optim.batch_growth; optim/batch_size.h).
+// between groups of samples: ranks, the micro-batches of a lone rank, or with ZeRO 2 and 3, which reduce each of them,
+// all micro-batches of all ranks (optim.batch_growth; optim/batch_size.h).
 #pragma once
 
 #include <cstdint>
@@ -51,6 +52,7 @@ class BatchControl : public Stateful {
   std::unique_ptr<BatchGrowth> growth_;   // null: the batch is constant
   std::unique_ptr<GradientParts> parts_;  // of a lone rank
   bool measures_ = false;                 // in this step
+  const DataParallel* each_ = nullptr;    // measures every micro-batch's gradient by itself; null: the step's
   double samples_ = 0;                    // of this rank in this step
   NoiseTerms terms_;
   bool warned_ = false;

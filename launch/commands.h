@@ -62,7 +62,7 @@ struct CalibrateArgs {
 };
 int RunCalibrate(CalibrateArgs args);
 
-int RunDataBuild(const std::vector<std::string>& inputs, const std::string& out);
+int RunDataBuild(const std::vector<std::string>& inputs, const std::string& out, const std::string& split);
 int RunDataInfo(const std::string& path);
 // kSpectra: hidden matrices alone; of several runs how they grow with the width.
 enum class InspectMode : uint8_t { kTensors, kSpectra };
@@ -92,7 +92,7 @@ int RunBenchImages(const BenchArgs& args);
 // bench conv: every distinct convolution of the job's ResNet, the fastest of `steps` calls by each way to compute it.
 int RunBenchConv(const BenchArgs& args);
 
-// bench probe. JSON: "gflops" is the better of "onednn" and "openblas"; the latter is null where OpenBLAS is absent.
+// bench probe. JSON: "gflops" is the better of "onednn" and "openblas", null where a library is absent.
 int RunProbe(int threads);
 
 // Prints `status` to stderr and returns its exit code.

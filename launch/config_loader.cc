@@ -335,6 +335,11 @@ absl::Status ConfigErrors::Result() const {
   return errors_.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(errors_, "\n"));
 }
 
+std::string PlaceOf(const std::string& field, const std::string& file, const FieldPlaces& places) {
+  const auto at = places.find(field);
+  return at == places.end() ? file : at->second;
+}
+
 void ParseTextConfig(const std::string& text, const std::string& file, Message& message, ConfigErrors& errors,
                      FieldPlaces& places) {
   Parser parser(text, file, errors, places);

@@ -32,6 +32,9 @@ class ConfigErrors {
 // each by its number, from 0: "data.dataset[1].path".
 using FieldPlaces = std::map<std::string, std::string>;
 
+// Where `field` was set, or else `file`.
+std::string PlaceOf(const std::string& field, const std::string& file, const FieldPlaces& places);
+
 // Merges `text` into `message`. `file` names it in errors.
 void ParseTextConfig(const std::string& text, const std::string& file, google::protobuf::Message& message,
                      ConfigErrors& errors, FieldPlaces& places);

@@ -42,7 +42,12 @@ absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::st
   SHOAL_ASSIGN_OR_RETURN(const auto model, ModelFor(job));
   LocalParams params(model->params(), DType::kF64);
   OpContext ops{.pool = &pool};
-  for (const Param* param : model->params()) ops::Copy(ops, dp.Weight(*param), params.Weight(*param));
+  for (const Param* param : model->params()) {
+    SHOAL_ASSIGN_OR_RETURN(const Tensor weight, dp.WholeWeight(*param));
+    ops::Copy(ops, weight, params.Weight(*param));
+  }
+  SHOAL_RETURN_IF_ERROR(dp.ReleaseWeights());
+  if (!batch.x.defined()) return "";
   SHOAL_ASSIGN_OR_RETURN(const auto arena, Arena::Create(int64_t{64} << 30, DeviceKind::kCpu));
   const Batch cut = FirstRows(batch);
   const double rows = static_cast<double>(cut.layout->labels.size());

@@ -15,7 +15,7 @@ namespace shoal {
 // runtime/base/regex.h): the largest gradient and one drawn by name; on the first rows of `batch` (64 tokens, 3
 // images), with the weights of `dp`. Four-point differences, step 4e-4. Returns a table; Aborted with it when one
 // misses by more than 1e-5 of the largest gradient of its tensor; InvalidArgument when `pattern` is none or matches
-// nothing.
+// nothing. Collective where `dp` gathers weights; `batch` without x: this rank only takes part in that, and returns "".
 absl::StatusOr<std::string> CheckGradients(const config::Job& job, const std::string& pattern, const Batch& batch,
                                            DataParallel& dp, ThreadPool& pool);
 

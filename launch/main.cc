@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <iostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "launch/commands.h"
+#include "launch/commands/plan_cluster.h"
 #include "launch/commands/plan_lengths.h"
 #include "launch/rank_log.h"
+#include "runtime/ops/cpu/openblas_adapter.h"
 
 namespace {
 
@@ -34,30 +37,77 @@ CLI::Option* AddJob(CLI::App* app, JobArgs* job) {
   return file;
 }
 
-// Of sequence plans, which need no job.
-void AddPlanLengths(CLI::App* plan, CLI::Option* job, shoal::PlanLengthsArgs* args) {
+// Of sequence plans, which need no job: lengths, or a cluster file that may name them.
+struct PlanArgs {
+  JobArgs job;
+  std::vector<int> ranks;
+  shoal::PlanLengthsArgs lengths;
+  std::string cluster, plot;
+};
+
+void AddPlan(CLI::App* plan, PlanArgs* args) {
+  AddJob(plan, &args->job)->required(false);
+  plan->add_option("--ranks", args->ranks, "number of ranks to plan for; of a cluster also several: 8,64,512")
+      ->check(CLI::PositiveNumber)
+      ->delimiter(',')
+      ->allow_extra_args(false);
   auto* lengths =
-      plan->add_option("--lengths", args->file,
+      plan->add_option("--lengths", args->lengths.file,
                        "plan sequences instead of a job: a file of lengths, one a line; of quantiles (CSV); or a "
                        "dataset's PREFIX");
-  job->required(false)->excludes(lengths);
-  plan->get_option("--set")->excludes(lengths);
-  const std::vector<CLI::Option*> others = {
-      plan->add_option("--planner", args->planner, "only this planner, beside the default; unset: all"),
-      plan->add_option("--model", args->model, "published constants: 7b, 13b or 30b"),
-      plan->add_option("--batch", args->batch, "sequences of a step")->check(CLI::PositiveNumber),
-      plan->add_option("--batches", args->batches, "steps")->check(CLI::PositiveNumber),
-      plan->add_option("--max-tokens", args->longest, "the longest sequence allowed; longer ones are left out")
-          ->check(CLI::PositiveNumber),
-      plan->add_option("--seed", args->seed, "of sampling from quantiles"),
-      plan->add_flag("--explain", args->explain, "show the first step's plan, group by group"),
-      plan->add_flag("--json", args->json, "one line of JSON")};
-  for (CLI::Option* option : others) option->needs(lengths);
+  auto* cluster = plan->add_option("--cluster", args->cluster,
+                                   "predict steps on the cluster of this file (parallel/cluster.proto, text format)");
+  plan->get_option("job")->excludes(lengths)->excludes(cluster);
+  plan->add_option("--planner", args->lengths.planner, "only this planner, beside the default; unset: all");
+  plan->add_option("--degree", args->lengths.degree, "of planner static; unset: the best")->check(CLI::PositiveNumber);
+  plan->add_option("--model", args->lengths.model, "published constants: 7b, 13b or 30b")->excludes(cluster);
+  plan->add_option("--batch", args->lengths.batch, "sequences of a step")->check(CLI::PositiveNumber);
+  plan->add_option("--batches", args->lengths.batches, "steps")->check(CLI::PositiveNumber);
+  plan->add_option("--max-tokens", args->lengths.longest, "the longest sequence allowed; longer ones are left out")
+      ->check(CLI::PositiveNumber);
+  plan->add_option("--seed", args->lengths.seed, "of sampling from quantiles");
+  plan->add_option(
+          "--bound", args->lengths.bound,
+          "what plans are held against: quick; lp, by linear programs too; search, and a plan searched for ten "
+          "times as long; unset: lp, quick where the build has no CLP")
+      ->excludes(cluster);
+  plan->add_flag("--explain", args->lengths.explain,
+                 "the first step's plan, group by group; of a cluster what steps are spent on");
+  plan->add_flag("--json", args->lengths.json, "one line of JSON");
+  plan->add_option("--plot", args->plot, "tokens per second over ranks, as SVG")->needs(cluster);
+}
+
+int RunPlanCommand(const CLI::App& plan, PlanArgs& args) {
+  const auto given = [&](const char* option) { return plan.count(option) > 0; };
+  if (args.job.job.empty() && args.lengths.file.empty() && args.cluster.empty())
+    throw CLI::RequiredError("job, or --lengths FILE, or --cluster FILE,");
+  if (args.ranks.size() > 1 && args.cluster.empty())
+    throw CLI::ArgumentMismatch("--ranks: several numbers are planned of a cluster only (--cluster FILE)");
+  if (!args.job.job.empty()) {
+    for (const char* option : {"--planner", "--degree", "--model", "--batch", "--batches", "--max-tokens", "--seed",
+                               "--explain", "--json", "--bound"})
+      if (given(option)) throw CLI::RequiresError(option, "--lengths or --cluster");
+    return shoal::RunPlan(args.job, args.ranks.empty() ? 1 : args.ranks[0]);
+  }
+  if (args.cluster.empty()) {
+    if (given("--set")) throw CLI::RequiresError("--set", "a job or --cluster");
+    args.lengths.ranks = args.ranks.empty() ? 1 : args.ranks[0];
+    return shoal::RunPlanLengths(args.lengths);
+  }
+  shoal::PlanClusterArgs cluster{args.cluster,         args.job.sets,        args.lengths.file, args.ranks,
+                                 args.lengths.planner, args.lengths.explain, args.lengths.json, args.plot};
+  // These are fields of the file.
+  for (const auto& [option, field] : {std::pair("--batch", "sequences"), std::pair("--batches", "batches"),
+                                      std::pair("--max-tokens", "max_tokens"), std::pair("--seed", "seed")})
+    if (given(option))
+      cluster.sets.push_back("lengths." + std::string(field) + "=" + plan.get_option(option)->as<std::string>());
+  return shoal::RunPlanCluster(cluster);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  shoal::cpu::KeepOpenBlasToOneThread();
   shoal::InitLogging(argv[0]);
   CLI::App app{"Shoal trains transformers on the ranks of an MPI job, or on threads of one process.", "shoal"};
   app.require_subcommand(1);
@@ -72,17 +122,11 @@ int main(int argc, char** argv) {
   AddJob(validate, &validate_args);
   validate->callback([&] { code = shoal::RunValidate(validate_args); });
 
-  JobArgs plan_args;
-  int plan_ranks = 1;
-  shoal::PlanLengthsArgs plan_lengths;
-  auto* plan = app.add_subcommand("plan", "memory and work per rank, before anything is launched; or sequence plans");
-  AddPlanLengths(plan, AddJob(plan, &plan_args), &plan_lengths);
-  plan->add_option("--ranks", plan_ranks, "number of ranks to plan for")->check(CLI::PositiveNumber);
-  plan->callback([&] {
-    if (plan_args.job.empty() && plan_lengths.file.empty()) throw CLI::RequiredError("job, or --lengths FILE,");
-    plan_lengths.ranks = plan_ranks;
-    code = plan_lengths.file.empty() ? shoal::RunPlan(plan_args, plan_ranks) : shoal::RunPlanLengths(plan_lengths);
-  });
+  PlanArgs plan_args;
+  auto* plan = app.add_subcommand(
+      "plan", "memory and work per rank, before anything is launched; or sequence plans; or steps on a cluster");
+  AddPlan(plan, &plan_args);
+  plan->callback([&] { code = RunPlanCommand(*plan, plan_args); });
 
   shoal::TrainArgs train_args;
   auto* train = app.add_subcommand("train", "train; run again, it resumes");
@@ -148,12 +192,13 @@ int main(int argc, char** argv) {
   auto* data = app.add_subcommand("data", "make and look at datasets");
   data->require_subcommand(1);
   std::vector<std::string> build_inputs;
-  std::string build_out, info_path;
+  std::string build_out, build_split, info_path;
   auto* build = data->add_subcommand(
       "build", "files, folders and JSONL (.jsonl, .gz, .zst) to PREFIX.bin/.idx, one token per byte");
   build->add_option("--out", build_out, "PREFIX")->required();
   build->add_option("inputs", build_inputs, "files and folders")->required();
-  build->callback([&] { code = shoal::RunDataBuild(build_inputs, build_out); });
+  build->add_option("--split", build_split, "a document also begins at each line of a text file that matches");
+  build->callback([&] { code = shoal::RunDataBuild(build_inputs, build_out, build_split); });
   auto* info = data->add_subcommand("info", "documents, tokens and lengths of a dataset");
   info->add_option("dataset", info_path, "PREFIX of .bin/.idx, or an llm.c .bin")->required();
   info->callback([&] { code = shoal::RunDataInfo(info_path); });
@@ -269,16 +314,17 @@ int main(int argc, char** argv) {
       ->add_option(
           "what", bench_args.what,
           "probe, step, batches, attention, activations, checkpoint, tracing, images, conv, parity, optimizer, "
-          "muon, codec, exchange or planner")
+          "muon, codec, exchange, planner, sequence_memory or sequence_pairs")
       ->required()
       ->check(CLI::IsMember({"probe", "step", "batches", "attention", "activations", "checkpoint", "tracing", "images",
-                             "conv", "parity", "optimizer", "muon", "codec", "exchange", "planner"}));
+                             "conv", "parity", "optimizer", "muon", "codec", "exchange", "planner", "sequence_memory",
+                             "sequence_pairs"}));
   bench->add_option("job", bench_args.job.job, "job file, for step, conv and others");
   bench->add_option("--set", bench_args.job.sets, "override a field of the job")->expected(1)->take_all();
   bench->add_option("--threads", bench_args.threads, "threads per rank")->check(CLI::PositiveNumber);
   bench->add_option("--warmup", bench_args.warmup, "steps not measured");
   bench->add_option("--steps", bench_args.steps, "steps measured")->check(CLI::PositiveNumber);
-  bench->add_option("--tokens", bench_args.tokens, "of attention");
+  bench->add_option("--tokens", bench_args.tokens, "of attention and sequence_memory");
   bench->add_option("--heads", bench_args.heads, "of attention");
   bench->add_option("--head-size", bench_args.head_size, "of attention");
   bench->add_option("--kind", bench_args.kind, "of optimizer: adamw, clip_adamw, lars or lamb");

@@ -23,6 +23,10 @@ ModelScale ScaleOf(const config::Job& job) {
   return {.width = job.model().transformer().width(), .depth = job.model().transformer().layers()};
 }
 
+DType ComputeType(const config::Job& job) {
+  return job.runtime().compute() == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
+}
+
 absl::StatusOr<std::unique_ptr<Model>> ModelFor(const config::Job& job, Recomputation recomputed) {
   if (!job.optim().has_width_rule()) return MakeModel(job.model(), recomputed);
   auto model = MakeModel(job.model(), recomputed, MultipliersOf(job));

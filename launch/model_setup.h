@@ -14,6 +14,9 @@ namespace shoal {
 // Width and depth of the job's transformer; zeros for other models.
 ModelScale ScaleOf(const config::Job& job);
 
+// What activations and gradients of a resolved job are held in.
+DType ComputeType(const config::Job& job);
+
 // The model of a resolved job: multipliers and initial standard deviations are those of optim.width_rule.
 // InvalidArgument as WidthRatios'.
 absl::StatusOr<std::unique_ptr<Model>> ModelFor(const config::Job& job, Recomputation recomputed = {});

@@ -17,7 +17,7 @@ DataParallelOptions StorageFor(const config::Job& job, const Model& model, const
       .granularity = optimizer.granularity(),
       .update_cost = {},
       .device = device};
-  options.codecs = MakeGradientCodecs(job.comm().compression(), model.params(), job.seed());
+  options.codecs = MakeGradientCodecs(job.comm().compression(), model.params(), job.seed(), job.parallel().zero());
   for (const Param* param : model.params()) options.update_cost.push_back(optimizer.UpdateCost(*param));
   return options;
 }

@@ -18,10 +18,6 @@
 namespace shoal {
 namespace {
 
-DType ComputeType(const config::Job& job) {
-  return job.runtime().compute() == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
-}
-
 // Everything of a rank, on the meta device: rank 0 of a world in which every collective is done at once.
 class DryRun {
  public:
@@ -45,19 +41,27 @@ class DryRun {
     CHECK(dp.ok()) << dp.status();
     dp_ = *std::move(dp);
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kMeta);
+    dp_->BeginStep();
   }
 
   // Forward and backward of one micro-batch; returns the bytes that forward keeps for backward.
   int64_t ForwardBackward(const BatchShape& shape, CostSheet* cost) {
+    const absl::Status begun = dp_->BeginMicroBatch(DataParallel::MicroBatch::kLast);
+    CHECK(begun.ok()) << begun;
     StepContext ctx({.ops = {.cost = cost}, .arena = arena_.get(), .params = dp_.get(), .compute = ComputeType(job_)});
     const Batch y = model_->Forward(ctx, OnMeta(shape));
     const int64_t saved = arena_->frame_bytes();
     model_->Backward(ctx, y);
     return saved;
   }
+  void EndStep() {
+    const absl::Status finished = dp_->FinishReductions();
+    CHECK(finished.ok()) << finished;
+    dp_->ReleaseGradients();
+  }
 
   DataParallel& dp() { return *dp_; }
-  const Arena& arena() const { return *arena_; }
+  Arena& arena() { return *arena_; }
   OptimizerState& state() { return *state_; }
   int64_t AverageBytes() {
     if (!job_.optim().has_ema()) return 0;
@@ -82,7 +86,6 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   DryRun dry(job, ranks, DryRun::Gradients::kElsewhere);
   Prediction p;
   p.weights = dry.dp().weight_bytes();
-  p.gradients = dry.dp().grad_bytes();
   p.masters = dry.dp().master_bytes();
   p.optimizer = dry.state().bytes();
   p.noise = BatchControl(job, ranks, dry.state().grads(), DeviceKind::kMeta).bytes();
@@ -96,22 +99,35 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
     p.checkpoint = p.optimizer + p.averages + p.residuals;
     for (const OptimizerPiece& piece : dry.state().pieces()) p.checkpoint += piece.master.size() * 4;
   }
-  const BatchShape largest = LargestMicroBatch(job, ranks);
-  p.micro_rows = largest.images.empty() ? largest.cu_seqlens.back() : largest.images[0];
+  BatchShape largest;
+  for (const BatchShape& shape : LargestMicroBatches(job, ranks)) {
+    dry.arena().ResetPeak();
+    dry.dp().BeginStep();
+    const int64_t saved = dry.ForwardBackward(shape, nullptr);
+    dry.EndStep();
+    if (dry.arena().peak() <= p.activations) continue;
+    largest = shape;
+    p.saved = saved;
+    p.activations = dry.arena().peak();
+  }
+  p.micro_rows = largest.images.empty() ? largest.cu_seqlens.back() / largest.spread.degree() : largest.images[0];
   for (const BatchShape& micro : FullBatch(job, ranks)) {
     if (micro.images.empty()) break;
     p.images_ahead += NumElements(micro.images) * 4 * (job.data().images().prefetch_steps() + 1);
   }
   if (job.optim().has_batch_growth())
     p.images_ahead = p.images_ahead * Count(job.optim().batch_growth().max()) / Count(job.global_batch());
-  p.saved = dry.ForwardBackward(largest, nullptr);
-  p.activations = dry.arena().peak();
+  const bool several = FullBatch(job, ranks).size() > 1 || job.optim().has_batch_growth();
   DryRun whole(job, ranks, DryRun::Gradients::kInArena);
-  whole.dp().BeginStep();
-  whole.ForwardBackward(largest, nullptr);
-  if (FullBatch(job, ranks).size() > 1 || job.optim().has_batch_growth()) whole.ForwardBackward(largest, nullptr);
-  const absl::Status finished = whole.dp().FinishReductions();
-  CHECK(finished.ok()) << finished;
+  // The first step records in which order weights are gathered, and those after it have more of them at once.
+  for (int step = 0; step < (whole.dp().gathers_weights() ? 2 : 1); ++step) {
+    whole.dp().BeginStep();
+    whole.ForwardBackward(largest, nullptr);
+    if (several) whole.ForwardBackward(largest, nullptr);
+    whole.EndStep();
+  }
+  p.gradients = whole.dp().grad_bytes();
+  p.gathered = whole.dp().gathered_bytes();
   p.step = whole.arena().peak();
   constexpr int64_t kProgram = 24 << 20;  // libraries, MPI, prefetched text: measured on an empty model
   p.program = kProgram;
@@ -130,10 +146,15 @@ CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShap
 
 std::map<std::string, double> StepTraffic(const DataParallel& dp, const OptimizerState& state, const Mesh& mesh) {
   const bool alone = mesh.size() == 1;
-  return {{"reduce", alone ? 0.0 : static_cast<double>(dp.grad_bytes())},
+  int64_t reduced = dp.reduces_each_micro_batch() ? 0 : dp.grad_bytes();
+  for (const Bucket& bucket : dp.plan().buckets) {
+    if (dp.reduces_each_micro_batch()) reduced += 4 * (bucket.size + bucket.counts[mesh.rank()]);
+  }
+  return {{"reduce", alone ? 0.0 : static_cast<double>(reduced)},
           {"scalars", alone ? 0.0 : 8.0 * (11 + mesh.size())},
           {"optimizer", static_cast<double>(state.update_bytes())},
-          {"publish", alone && dp.master_bytes() == 0 ? 0.0 : static_cast<double>(dp.weight_bytes())}};
+          {"publish",
+           (alone || dp.gathers_weights()) && dp.master_bytes() == 0 ? 0.0 : static_cast<double>(dp.weight_bytes())}};
 }
 
 double MeasureProductPeak(ThreadPool& pool, DType dtype) {

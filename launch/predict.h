@@ -25,7 +25,8 @@ struct Prediction {
   int64_t residuals = 0;  // what gradient codes leave behind
   int64_t activations = 0;    // frames, live values and workspace of the largest micro-batch
   int64_t saved = 0;          // of these, what forward keeps for backward
-  int64_t step = 0;           // gradients and activations together: they take turns in the arena, whose peak this is
+  int64_t gathered = 0;       // whole weights at once, with ZeRO 3
+  int64_t step = 0;           // gradients, activations and gathered weights: they share the arena, whose peak this is
   int64_t program = 0;        // what the program itself has resident
   int64_t communication = 0;  // what the largest reduction receives into
   int64_t checkpoint = 0;     // the copy of the state that a checkpoint is written from

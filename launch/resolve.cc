@@ -1,17 +1,22 @@
 #include "launch/resolve.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "launch/batch_control.h"
 #include "launch/image_workload.h"
 #include "launch/optimizer_setup.h"
+#include "launch/sequence_setup.h"
 #include "models/resnet_spec.h"
 #include "models/transformer_spec.h"
 #include "optim/schedule.h"
 #include "parallel/gradient_codecs.h"
+#include "parallel/sequence_planner.h"
 #include "runtime/base/status.h"
+#include "runtime/base/str.h"
 #include "runtime/data/images/image_config.h"
 
 namespace shoal {
@@ -152,6 +157,50 @@ absl::Status ResolveImages(config::Job& job, Checker& check) {
   return absl::OkStatus();
 }
 
+// parallel.sequence; ranks 0: unknown.
+void CheckSequences(const config::Job& job, int ranks, Checker& check) {
+  const auto& sequence = job.parallel().sequence();
+  if (job.model().has_resnet()) return check.Add("parallel.sequence is for transformers; images are one rank's each");
+  std::vector<std::string> names;
+  for (const SequencePlanner& planner : SequencePlanners()) names.emplace_back(planner.name);
+  if (std::find(names.begin(), names.end(), sequence.planner()) == names.end()) {
+    const std::string near = DidYouMean(sequence.planner(), names);
+    check.Add(absl::StrCat("parallel.sequence.planner is '", sequence.planner(), "'",
+                           near.empty() ? "" : absl::StrCat("; did you mean '", near, "'"), "; there are ",
+                           absl::StrJoin(names, ", ")));
+  }
+  const auto power_of_two = [&](const char* field, int value) {
+    if (value >= 1 && std::has_single_bit(static_cast<unsigned>(value))) return true;
+    check.Add(absl::StrCat("parallel.sequence.", field, " is ", value, "; degrees are powers of two: 1, 2, 4, ..."));
+    return false;
+  };
+  if (sequence.has_max_degree()) power_of_two("max_degree", sequence.max_degree());
+  if (sequence.has_degree() && power_of_two("degree", sequence.degree())) {
+    if (sequence.planner() != "static")
+      check.Add(absl::StrCat("parallel.sequence.degree is of planner \"static\"; planner \"", sequence.planner(),
+                             "\" chooses degrees itself: remove one"));
+    else if (ranks > 0 && ranks % sequence.degree() != 0)
+      check.Add(
+          absl::StrCat("parallel.sequence.degree is ", sequence.degree(), ", which does not divide ", ranks, " ranks"));
+  }
+  if (job.optim().has_batch_growth())
+    check.Add(
+        "parallel.sequence spreads samples over ranks, whose gradients are then no independent samples, which "
+        "optim.batch_growth compares: remove one");
+  if (!job.micro_batch().has_tokens())
+    return check.Add(
+        "parallel.sequence needs micro_batch { tokens: N }, the tokens that a rank holds at once; `shoal plan` shows "
+        "the memory that they take");
+  if (ranks <= 0 || !job.model().has_transformer() || job.micro_batch().tokens() <= 0) return;
+  const int64_t degree = LargestSequenceDegree(job, ranks), most = job.micro_batch().tokens() * degree;
+  if (job.data().max_tokens() <= most) return;
+  check.Add(absl::StrCat("data.max_tokens is ", job.data().max_tokens(), ", but a group of ", degree,
+                         " ranks, the largest here, holds ", most, " tokens (micro_batch.tokens ",
+                         job.micro_batch().tokens(), " each): lower it, with data.over_long: SPLIT, ",
+                         "or raise micro_batch.tokens to ", (job.data().max_tokens() + degree - 1) / degree,
+                         ", which parallel { recompute: BLOCK } may make room for, or take more ranks"));
+}
+
 }  // namespace
 
 absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
@@ -172,10 +221,12 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   if (job.has_micro_batch()) {
     images ? CheckImagesSize(check, "micro_batch", job.micro_batch())
            : CheckSize(check, "micro_batch", job.micro_batch());
-    if (job.micro_batch().has_tokens() && job.micro_batch().tokens() < job.data().max_tokens()) {
+    if (job.micro_batch().has_tokens() && !job.parallel().has_sequence() &&
+        job.micro_batch().tokens() < job.data().max_tokens()) {
       check.Add(absl::StrCat("micro_batch.tokens is ", job.micro_batch().tokens(), " and data.max_tokens is ",
                              job.data().max_tokens(), "; a micro-batch must hold the longest sequence: take at least ",
-                             job.data().max_tokens()));
+                             job.data().max_tokens(),
+                             ", or parallel { sequence {} }, which spreads long sequences over ranks"));
     }
   }
   if (!job.has_duration())
@@ -202,11 +253,14 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     if (job.parallel().recompute_blocks() < 1)
       check.Add(absl::StrCat("parallel.recompute_blocks is ", job.parallel().recompute_blocks(), "; take 1 or more"));
   }
-  if (job.parallel().zero() < 0 || job.parallel().zero() > 1) {
-    check.Add(absl::StrCat("parallel.zero is ", job.parallel().zero(),
-                           "; this build has stages 0 and 1, the nearest is ",
-                           std::clamp(job.parallel().zero(), 0, 1)));
+  if (job.parallel().zero() < 0 || job.parallel().zero() > 3) {
+    check.Add(absl::StrCat("parallel.zero is ", job.parallel().zero(), "; the stages are 0 to 3, the nearest is ",
+                           std::clamp(job.parallel().zero(), 0, 3)));
   }
+  if (job.parallel().has_sequence()) CheckSequences(job, ranks, check);
+  if (job.parallel().zero() == 3 && job.comm().fake())
+    check.Add(
+        "comm.fake is true and parallel.zero is 3, which computes with weights that other ranks send; take 0 to 2");
   if (job.runtime().device() == config::RuntimeConfig::CUDA)
     check.Add("runtime.device is CUDA, but this build has no CUDA back end; take runtime.device: CPU");
   if (job.runtime().has_threads_per_rank() && job.runtime().threads_per_rank() < 1)
@@ -231,11 +285,19 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
                            job.global_batch().images(), " and the job has ", ranks, " ranks; the nearest is ",
                            std::max<int64_t>(1, (job.global_batch().images() + ranks / 2) / ranks) * ranks));
   }
+  // A rank without images would leave others alone with the gathering of weights.
+  if (ranks > 1 && images && job.parallel().zero() == 3 && job.global_batch().images() % ranks != 0) {
+    check.Add(absl::StrCat("parallel.zero is 3, which takes equal shares of images: global_batch.images is ",
+                           job.global_batch().images(), " and the job has ", ranks, " ranks; the nearest is ",
+                           std::max<int64_t>(1, (job.global_batch().images() + ranks / 2) / ranks) * ranks,
+                           ", or take parallel.zero: 2"));
+  }
   if (ranks > 0 && job.global_batch().has_images() && job.global_batch().images() < ranks) {
     check.Add(absl::StrCat("global_batch.images is ", job.global_batch().images(), " and the job has ", ranks,
                            " ranks; every rank needs an image: take at least ", ranks));
   }
-  if (ranks > 0 && job.global_batch().has_sequences() && job.global_batch().sequences() < ranks) {
+  if (ranks > 0 && !job.parallel().has_sequence() && job.global_batch().has_sequences() &&
+      job.global_batch().sequences() < ranks) {
     check.Add(absl::StrCat("global_batch.sequences is ", job.global_batch().sequences(), " and the job has ", ranks,
                            " ranks; every rank needs a sequence: take at least ", ranks));
   }

@@ -11,11 +11,15 @@
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/ops/cpu/onednn_adapter.h"
+#include "runtime/ops/cpu/openblas_adapter.h"
 #include "runtime/ops/cpu/row_kernels.h"
 
 namespace shoal {
 
-std::string BuildId() { return absl::StrCat("shoal 0.1, ", __VERSION__, ", oneDNN ", cpu::OneDnnVersion()); }
+std::string BuildId() {
+  return absl::StrCat("shoal 0.1, ", __VERSION__, ", oneDNN ", cpu::OneDnnVersion(),
+                      cpu::PrefersOpenBlas() ? ", products by " + cpu::OpenBlasVersion() : "");
+}
 
 absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Open(const std::string& path) {
   for (const char* folder : {"", "/checkpoints", "/flight", "/logs"})

@@ -141,9 +141,11 @@ absl::StatusOr<std::vector<StepRecord::Spectrum>> MeasureSpectra(absl::Span<cons
   for (const Param* param : params) {
     if (!IsHiddenMatrix(*param)) continue;
     const bool mine = static_cast<int>(spectra.size()) % ranks.size() == ranks.rank();
-    spectra.push_back(mine ? SpectrumOf(pool, param->name, dp.Weight(*param)) : StepRecord::Spectrum{param->name});
+    SHOAL_ASSIGN_OR_RETURN(const Tensor weight, dp.WholeWeight(*param));
+    spectra.push_back(mine ? SpectrumOf(pool, param->name, weight) : StepRecord::Spectrum{param->name});
     values.insert(values.end(), {spectra.back().sigma, spectra.back().rms_gain});
   }
+  SHOAL_RETURN_IF_ERROR(dp.ReleaseWeights());
   SHOAL_ASSIGN_OR_RETURN(values, AllReduceValues(ranks, std::move(values), ReduceOp::kSum, {.tag = "spectra"}));
   for (size_t i = 0; i < spectra.size(); ++i) {
     spectra[i].sigma = values[2 * i];

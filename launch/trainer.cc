@@ -20,12 +20,17 @@
 #include "launch/compression_setup.h"
 #include "launch/console.h"
 #include "launch/grad_check.h"
+#include "launch/idle_ranks.h"
+#include "launch/memory_check.h"
 #include "launch/model_setup.h"
 #include "launch/optimizer_setup.h"
 #include "launch/predict.h"
 #include "launch/progress_state.h"
+#include "launch/sequence_setup.h"
 #include "launch/spectra.h"
+#include "launch/step_trace.h"
 #include "launch/stop_request.h"
+#include "launch/straggler_watch.h"
 #include "launch/workload.h"
 #include "models/model.h"
 #include "models/weights_file.h"
@@ -38,6 +43,7 @@
 #include "parallel/compression_control.h"
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
+#include "parallel/sequence_control.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/status.h"
@@ -46,16 +52,9 @@
 #include "runtime/module/step_context.h"
 #include "runtime/obs/metrics_log.h"
 #include "runtime/obs/tensorboard_sink.h"
-#include "runtime/obs/trace.h"
 
 namespace shoal {
 namespace {
-
-double Now() { return SteadySeconds(); }
-
-DType ComputeType(const config::Job& job) {
-  return job.runtime().compute() == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
-}
 
 // True when a multiple of `every` lies in (before, after].
 bool Crossed(const config::Duration& every, const RunProgress& before, const RunProgress& after) {
@@ -81,7 +80,8 @@ struct Losses {
 
 // What every step's collective sums over ranks: the loss, the squared gradient norm, rows that were classified
 // correctly, the wish to stop, NoiseTerms (0 where noise is not measured), RunErrors of gradient codes and factors (0
-// without), and from kRanks on how long each rank worked.
+// without), from kRanks on how long each rank worked, and then, where sequences are spread, how long each rank took for
+// each micro-batch.
 enum StepScalar : size_t {
   kLoss,
   kSquares,
@@ -106,8 +106,7 @@ class Trainer {
         job_(options.job),
         guard_(job_.optim().guard()),
         console_(StandardConsole()),
-        spans_(options.spans) {}
-  ~Trainer() { world_.set_spans(nullptr); }
+        trace_(job_.log(), options.run_dir, rank_.host, world, options.spans) {}
 
   absl::StatusOr<TrainOutcome> Run() {
     SHOAL_RETURN_IF_ERROR(SetUp());
@@ -115,10 +114,10 @@ class Trainer {
     TrainOutcome outcome;
     bool stop = false;
     while (!stop && Progress().In(job_.duration()) < Length(job_.duration())) {
-      SHOAL_RETURN_IF_ERROR(TraceOnOrOff());
+      SHOAL_RETURN_IF_ERROR(SayNews(trace_.BeforeStep()));
       SHOAL_ASSIGN_OR_RETURN(stop, Step());
     }
-    SHOAL_RETURN_IF_ERROR(EndTrace());
+    SHOAL_RETURN_IF_ERROR(SayNews(trace_.End()));
     outcome.end = stop ? TrainOutcome::End::kStopped : TrainOutcome::End::kFinished;
     if (!stop && evaluated_step_ != progress_.step) SHOAL_RETURN_IF_ERROR(Evaluate());
     SHOAL_RETURN_IF_ERROR(Save());
@@ -135,7 +134,7 @@ class Trainer {
     }
     if (options_.weights != nullptr) {
       for (const Param* param : model_->params()) {
-        const Tensor w = dp_->Weight(*param);
+        SHOAL_ASSIGN_OR_RETURN(const Tensor w, dp_->WholeWeight(*param));
         options_.weights->append(static_cast<const char*>(w.raw()), static_cast<size_t>(w.bytes()));
       }
     }
@@ -150,6 +149,11 @@ class Trainer {
     if (talks()) console_.Line(line);
   }
 
+  absl::Status SayNews(const absl::StatusOr<std::string>& news) {
+    if (news.ok() && !news->empty()) Say(*news);
+    return news.status();
+  }
+
   RunProgress Progress() const {
     return {progress_.step, progress_.position, progress_.tokens,
             static_cast<double>(progress_.position) / static_cast<double>(workload_->epoch_samples())};
@@ -162,6 +166,7 @@ class Trainer {
     SHOAL_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, {}));
     SHOAL_ASSIGN_OR_RETURN(workload_, OpenWorkload(job_));
     Say("data: " + workload_->Summary());
+    held_out_ = std::make_unique<HeldOutTogether>(job_, *workload_, mesh_->control());
     SHOAL_ASSIGN_OR_RETURN(optimizer_, OptimizerFor(job_, *model_));
     Say(absl::StrCat("optimizer: ", OptimizerName(job_.optim()), "\n",
                      optimizer_->groups().Text(job_.optim().learning_rate())));
@@ -174,11 +179,13 @@ class Trainer {
     codecs_ = storage.codecs;
     const double cap = job_.runtime().has_activation_gib() ? job_.runtime().activation_gib() : 256;
     SHOAL_ASSIGN_OR_RETURN(
-        arena_, Arena::Create(static_cast<int64_t>(cap * (1 << 30)) + predicted_.gradients, DeviceKind::kCpu));
+        arena_, Arena::Create(static_cast<int64_t>(cap * (1 << 30)) + predicted_.gradients + predicted_.gathered,
+                              DeviceKind::kCpu));
     arena_->Fit(predicted_.step);
     storage.arena = arena_.get();
     SHOAL_ASSIGN_OR_RETURN(dp_, DataParallel::Create(model_->params(), *mesh_, std::move(storage)));
     SHOAL_RETURN_IF_ERROR(SetUpCompression());
+    SHOAL_RETURN_IF_ERROR(SetUpSequences());
     owners_ = MakeOwnerSum(*mesh_, job_.parallel().zero());
     buffers_ = std::make_unique<BufferState>(model_->buffers());
     state_ = std::make_unique<OptimizerState>(*optimizer_, dp_->pieces(), DeviceKind::kCpu);
@@ -215,7 +222,8 @@ class Trainer {
       }
     }
     if (resumed || ComputeType(job_) == DType::kBF16) SHOAL_RETURN_IF_ERROR(dp_->PublishWeights(*rank_.pool));
-    SHOAL_RETURN_IF_ERROR(workload_->Start({world_.rank(), world_.size(), progress_.position}));
+    SHOAL_RETURN_IF_ERROR(workload_->Start(
+        {world_.rank(), world_.size(), progress_.position, job_.parallel().has_sequence() ? &spreading_ : nullptr}));
     if (first() && !options_.run_dir.empty()) {
       SHOAL_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(options_.run_dir + "/metrics.jsonl", progress_.step));
       if (job_.log().tensorboard()) {
@@ -224,7 +232,7 @@ class Trainer {
     }
     if (options_.console == TrainerOptions::Console::kStepLines)
       peak_flops_ = MeasureProductPeak(*rank_.pool, ComputeType(job_)) * world_.size();
-    started_ = Now();
+    started_ = SteadySeconds();
     start_fraction_ = Progress().In(job_.duration()) / Length(job_.duration());
     return absl::OkStatus();
   }
@@ -246,6 +254,64 @@ class Trainer {
     return absl::OkStatus();
   }
 
+  // Collective where sequences are spread.
+  absl::Status SetUpSequences() {
+    if (!job_.parallel().has_sequence()) return absl::OkStatus();
+    std::string how;
+    SHOAL_ASSIGN_OR_RETURN(
+        spreading_, SequencesFor(
+                        job_, {rank_.host, world_.size(), rank_.pool->threads(), job_.runtime().compute()},
+                        [this] { return MeasureProductPeak(*rank_.pool, ComputeType(job_)); }, *mesh_, world_, &how));
+    Say(how);
+    if (const std::string modes = SequenceModesText(job_, world_.size()); !modes.empty()) Say(modes);
+    SHOAL_ASSIGN_OR_RETURN(sequences_, ControlFor(job_, spreading_.costs, *mesh_, [this](int64_t first_position) {
+                             StepInputs inputs = workload_->Upcoming(first_position, batch_->batch());
+                             return SequenceBatch{first_position, inputs.next_position, std::move(inputs.lengths)};
+                           }));
+    return absl::OkStatus();
+  }
+
+  // This step's micro-batches, by the plan that all ranks have agreed on.
+  absl::Status SpreadSequences(StepInputs& inputs, StepRecord& record) {
+    if (sequences_ == nullptr) return absl::OkStatus();
+    double at = SteadySeconds();
+    SHOAL_ASSIGN_OR_RETURN(const SequencePlanRecord* plan,
+                           sequences_->BeginStep(progress_.step + 1, progress_.position, inputs.lengths));
+    record.comm_exposed_seconds += SteadySeconds() - at;
+    Report("plan", at);
+    at = SteadySeconds();
+    workload_->Spread(plan->plan, inputs);
+    record.data_seconds += SteadySeconds() - at;
+    Report("data", at);
+    return absl::OkStatus();
+  }
+
+  // `seconds` by [micro-batch][rank]. Collective: all ranks learn the same from the slowest one's step.
+  absl::Status EndSequences(absl::Span<const double> seconds, StepRecord& record) {
+    if (sequences_ == nullptr) return absl::OkStatus();
+    SHOAL_ASSIGN_OR_RETURN(const auto slowest, AllReduceValues(mesh_->control(), {record.seconds}, ReduceOp::kMax,
+                                                               {.tag = "step seconds"}));
+    sequences_->EndStep(seconds, slowest[0]);
+    const SequencePlanRecord& plan = sequences_->record();
+    record.sequence_plan = plan.Text();
+    record.plan_predicted_seconds = plan.predicted_step;
+    record.plan_gap = plan.gap();
+    record.plan_seconds = plan.plan_ms / 1e3;
+    record.plan_exposed_seconds = plan.exposed_ms / 1e3;
+    if (!first() || options_.run_dir.empty()) return absl::OkStatus();
+    return AppendPlan("sequences.jsonl", PlanJson(plan));
+  }
+
+  // A line of a file of the run directory's plans.
+  absl::Status AppendPlan(const char* name, const std::string& line) {
+    const std::string folder = options_.run_dir + "/plans";
+    SHOAL_RETURN_IF_ERROR(PosixFiles().MakeDirs(folder));
+    std::ofstream file(folder + "/" + name, std::ios::app);
+    file << line << "\n";
+    if (!file.flush()) return EnvironmentError(absl::StrCat("cannot write ", folder, "/", name));
+    return absl::OkStatus();
+  }
+
   // What comes into force is said, and kept for the report.
   absl::Status BeginCompression() {
     if (compression_ == nullptr) return absl::OkStatus();
@@ -253,26 +319,21 @@ class Trainer {
     SHOAL_ASSIGN_OR_RETURN(const std::string news, compression_->BeginStep(progress_.step + 1));
     if (!news.empty()) Say(news);
     if (compression_->plan().id == plan || !first() || options_.run_dir.empty()) return absl::OkStatus();
-    SHOAL_RETURN_IF_ERROR(PosixFiles().MakeDirs(options_.run_dir + "/plans"));
-    std::ofstream file(options_.run_dir + "/plans/compression.jsonl", std::ios::app);
-    file << compression_->PlanJson() << "\n";
-    if (!file.flush())
-      return EnvironmentError(absl::StrCat("cannot write ", options_.run_dir, "/plans/compression.jsonl"));
-    return absl::OkStatus();
+    return AppendPlan("compression.jsonl", compression_->PlanJson());
   }
 
   // All ranks hold the same weights, to the bit: what reductions, codecs and plans promise.
   absl::Status CheckWeights() {
     const int every = job_.comm().check_weights_every_steps();
     if (every <= 0 || world_.size() == 1 || progress_.step % every != 0) return absl::OkStatus();
-    const uint64_t hash = dp_->WeightHash();
+    SHOAL_ASSIGN_OR_RETURN(const uint64_t hash, dp_->WeightHash());
     const Tensor ends = Tensor::Zeros({2}, DType::kI64);
     ends.data<int64_t>()[0] = static_cast<int64_t>(hash);
     ends.data<int64_t>()[1] = ~static_cast<int64_t>(hash);
     SHOAL_RETURN_IF_ERROR(mesh_->control().AllReduce(ends, ReduceOp::kMax, {.tag = "weights' hash"})->Wait());
     if (ends.data<int64_t>()[0] == ~ends.data<int64_t>()[1]) return absl::OkStatus();
     std::vector<uint64_t> mine;
-    dp_->WeightHash(&mine);
+    SHOAL_RETURN_IF_ERROR(dp_->WeightHash(&mine).status());
     for (const Param* param : model_->params()) {
       SHOAL_RETURN_IF_ERROR(
           Annotate(CheckEqualOnAllRanks(mesh_->control(), absl::StrCat("the bits of ", param->name),
@@ -285,38 +346,9 @@ class Trainer {
   // What the ranks of a host will take must be there, before anything is allocated. Collective.
   absl::Status CheckMemory() {
     predicted_ = PredictMemory(job_, world_.size(), options_.run_dir.empty() ? Checkpoints::kNo : Checkpoints::kYes);
-    const Prediction& p = predicted_;
-    const auto human = [](int64_t bytes) { return HumanBytes(static_cast<double>(bytes)); };
-    Say(absl::StrFormat(
-        "model: %s parameters; %s per rank predicted (weights %s, optimizer %s; activations %s and gradients %s take "
-        "turns in %s)",
-        HumanCount(static_cast<double>(model_->parameter_count())), human(p.total()), human(p.weights + p.masters),
-        human(p.optimizer + p.averages + p.noise), human(p.activations), human(p.gradients), human(p.step)));
-    const int64_t available = AvailableBytes();
-    SHOAL_ASSIGN_OR_RETURN(
-        const auto hosts,
-        AllGatherStrings(world_, absl::StrCat(rank_.host, " ", available > 0 ? available : 0), {.tag = "memory"}));
-    std::map<std::string, std::pair<int64_t, int64_t>> ranks_and_bytes;  // by host; the least that a rank of it saw
-    for (const std::string& text : hosts) {
-      const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits(' ', 1));
-      int64_t bytes = 0;
-      if (!absl::SimpleAtoi(parts.second, &bytes)) continue;
-      auto& [ranks, least] = ranks_and_bytes[parts.first];
-      least = ranks++ == 0 ? bytes : std::min(least, bytes);
-    }
-    for (const auto& [host, have] : ranks_and_bytes) {
-      const auto& [ranks, bytes] = have;
-      if (bytes == 0 || ranks * p.total() <= bytes) continue;
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "too little memory", host.empty() ? "" : " on ", host, ": ", ranks,
-          ranks == 1 ? " rank needs " : " ranks need ", human(ranks * p.total()), ", ", human(bytes),
-          " is available. Of each rank: weights ", human(p.weights + p.masters), ", optimizer ",
-          human(p.optimizer + p.averages + p.noise), ", activations ", human(p.activations), " and gradients ",
-          human(p.gradients), " by turns in ", human(p.step), ", copy for checkpoints ", human(p.checkpoint),
-          ". Take a smaller micro_batch, parallel { recompute: MLP } or BLOCK, or more hosts; `shoal "
-          "plan` shows the effect"));
-    }
-    return absl::OkStatus();
+    Say(absl::StrCat("model: ", HumanCount(static_cast<double>(model_->parameter_count())), " parameters; ",
+                     MemoryText(predicted_)));
+    return CheckMemoryFits(predicted_, rank_.host, world_);
   }
 
   // The first step's time from the machine's calibration, if there is one.
@@ -358,42 +390,8 @@ class Trainer {
     return seconds[seconds.size() / 2];
   }
 
-  // log.trace: on for log.trace_steps steps from the log.trace_first_step-th of this start. The same on all ranks.
-  absl::Status TraceOnOrOff() {
-    if (!job_.log().trace() || options_.run_dir.empty()) return absl::OkStatus();
-    const int64_t coming = steps_here_ + 1;
-    if (coming == job_.log().trace_first_step()) {
-      SHOAL_ASSIGN_OR_RETURN(const double offset, ClockOffset(world_));
-      trace_ = std::make_unique<Trace>(world_.rank(), rank_.host, offset);
-      world_.set_spans(trace_.get());
-      spans_ = trace_.get();
-    }
-    if (coming == int64_t{job_.log().trace_first_step()} + job_.log().trace_steps()) return EndTrace();
-    return absl::OkStatus();
-  }
-  absl::Status EndTrace() {
-    if (trace_ == nullptr) return absl::OkStatus();
-    world_.set_spans(nullptr);
-    spans_ = options_.spans;
-    const absl::Status written = trace_->Write(PosixFiles(), options_.run_dir);
-    trace_ = nullptr;
-    SHOAL_RETURN_IF_ERROR(written);
-    SHOAL_RETURN_IF_ERROR(world_.Barrier({.tag = "trace"})->Wait());
-    if (!first()) return absl::OkStatus();
-    Say(absl::StrCat("trace: ", options_.run_dir, "/trace/all.json; ui.perfetto.dev opens it"));
-    return JoinTraces(PosixFiles(), options_.run_dir, world_.size());
-  }
-
   // A phase of the step in the trace, or (bytes > 0) work that calibrations know.
-  void Report(const char* phase, double start, double bytes = 0) {
-    if (spans_ == nullptr) return;
-    Span span;
-    span.name = phase;
-    span.start = start;
-    span.seconds = Now() - start;
-    span.bytes = bytes;
-    spans_->Add(span);
-  }
+  void Report(const char* phase, double start, double bytes = 0) { trace_.Phase(phase, start, bytes); }
 
   // A Slurm allocation that is about to end: rank 0 decides for all.
   bool AllocationEnds() {
@@ -403,27 +401,29 @@ class Trainer {
 
   enum class Moments : uint8_t { kNo, kYes };
   std::vector<Stateful*> Everything(Moments moments = Moments::kYes) {
-    std::vector<Stateful*> all;
-    if (compression_ != nullptr) all.push_back(compression_.get());  // first: it says which state codecs have
-    all.insert(all.end(), {dp_.get(), buffers_.get(), batch_.get(), &progress_, &guard_});
+    // Plans of codes first: they say which state codecs have.
+    std::vector<Stateful*> all = {compression_.get(), sequences_.get(), dp_.get(), buffers_.get(),
+                                  batch_.get(),       &progress_,       &guard_};
     if (moments == Moments::kYes) all.push_back(state_.get());
-    if (ema_ != nullptr) all.push_back(ema_.get());
+    all.push_back(ema_.get());
+    std::erase(all, nullptr);
     return all;
   }
 
   // One optimizer step. Returns whether all ranks agreed to stop.
   absl::StatusOr<bool> Step() {
     StepRecord record;
-    double start = Now();
+    double start = SteadySeconds();
     if (steps_here_ == 0 && options_.first_step_at != nullptr) *options_.first_step_at = start;
-    SHOAL_ASSIGN_OR_RETURN(const StepInputs inputs, workload_->Next(batch_->batch()));
-    record.data_seconds = Now() - start;
+    SHOAL_ASSIGN_OR_RETURN(StepInputs inputs, workload_->Next(batch_->batch()));
+    record.data_seconds = SteadySeconds() - start;
     Report("data", start);
+    SHOAL_RETURN_IF_ERROR(SpreadSequences(inputs, record));
     if (steps_here_ == 0) {
-      SHOAL_RETURN_IF_ERROR(PredictStepTime(inputs));
+      if (sequences_ == nullptr) SHOAL_RETURN_IF_ERROR(PredictStepTime(inputs));
       traffic_ = StepTraffic(*dp_, *state_, *mesh_);
       if (!job_.debug().grad_check().empty()) SHOAL_RETURN_IF_ERROR(GradCheck(inputs));
-      start = Now() - record.data_seconds;  // what is done once is not the step's time
+      start = SteadySeconds() - record.data_seconds;  // what is done once is not the step's time
     }
     record.units = inputs.units;
     record.unit = workload_->unit() == Workload::Unit::kTokens ? StepRecord::Unit::kTokens : StepRecord::Unit::kImages;
@@ -442,30 +442,38 @@ class Trainer {
     batch_->BeginStep(progress_.step + 1, *dp_, *rank_.pool);
     if (arena_->peak() > arena_->fitted()) arena_->Fit(arena_->peak());
     buffers_->Remember();
+    std::vector<double> micro_seconds(inputs.micro.size());
     for (size_t m = 0; m < inputs.micro.size(); ++m) {
       const bool last = m + 1 == inputs.micro.size();
-      dp_->BeginMicroBatch(last ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore);
-      if (!inputs.micro[m].x.defined()) continue;
-      SHOAL_RETURN_IF_ERROR(ForwardBackward(inputs.micro[m], 1.0 / static_cast<double>(inputs.units), losses, record));
-      batch_->EndMicroBatch(inputs.micro[m], *rank_.pool);
+      const double began = SteadySeconds();
+      SHOAL_RETURN_IF_ERROR(
+          dp_->BeginMicroBatch(last ? DataParallel::MicroBatch::kLast : DataParallel::MicroBatch::kMore));
+      record.comm_exposed_seconds += SteadySeconds() - began;
+      const Batch batch = inputs.micro[m].x.defined() || !dp_->gathers_weights() ? inputs.micro[m] : IdleBatch(job_);
+      if (!batch.x.defined()) continue;
+      SHOAL_ASSIGN_OR_RETURN(micro_seconds[m],
+                             ForwardBackward(batch, 1.0 / static_cast<double>(inputs.units), losses, record));
+      batch_->EndMicroBatch(batch, *rank_.pool);
     }
-    double at = Now();
+    double at = SteadySeconds();
     SHOAL_RETURN_IF_ERROR(dp_->FinishReductions());
-    record.comm_exposed_seconds += Now() - at;
+    record.comm_exposed_seconds += SteadySeconds() - at;
     Report("reduce", at, traffic_["reduce"]);
 
     // One collective decides about the step.
-    std::vector<double> scalars(kRanks + static_cast<size_t>(world_.size()));
+    const auto ranks = static_cast<size_t>(world_.size()), own = static_cast<size_t>(world_.rank());
+    const size_t timed = sequences_ == nullptr ? 0 : inputs.micro.size(), micros = kRanks + ranks;
+    std::vector<double> scalars(micros + timed * ranks);
     scalars[kLoss] = losses.loss;
     scalars[kCorrect] = losses.correct;
-    if (job_.parallel().zero() == 1 || first()) {
-      OpContext ops{.pool = rank_.pool.get(), .spans = spans_};
+    if (job_.parallel().zero() > 0 || first()) {
+      OpContext ops{.pool = rank_.pool.get(), .spans = trace_.spans()};
       scalars[kSquares] = ops::SumOfSquares(ops, state_->grads());
     }
-    const NoiseTerms own = batch_->Terms(*dp_);
-    scalars[kScaledSquares] = own.scaled_squares;
-    scalars[kGroups] = own.groups;
-    scalars[kSamples] = own.samples;
+    const NoiseTerms noise = batch_->Terms(*dp_);
+    scalars[kScaledSquares] = noise.scaled_squares;
+    scalars[kGroups] = noise.groups;
+    scalars[kSamples] = noise.samples;
     const RunErrors codes = dp_->codec_errors();
     scalars[kEncodedSquares] = codes.squares;
     scalars[kCodecErrors] = codes.error_squares;
@@ -474,11 +482,12 @@ class Trainer {
     scalars[kFactorErrors] = factors.error_squares;
     const bool files = first() && !options_.run_dir.empty();
     scalars[kStop] = StopSignalled() || (files && (StopFileExists(options_.run_dir) || AllocationEnds())) ? 1 : 0;
-    scalars[kRanks + static_cast<size_t>(world_.rank())] = record.forward_seconds + record.backward_seconds;
-    at = Now();
+    scalars[kRanks + own] = record.forward_seconds + record.backward_seconds;
+    for (size_t m = 0; m < timed; ++m) scalars[micros + m * ranks + own] = micro_seconds[m];
+    at = SteadySeconds();
     SHOAL_ASSIGN_OR_RETURN(
         scalars, AllReduceValues(mesh_->control(), std::move(scalars), ReduceOp::kSum, {.tag = "step scalars"}));
-    record.comm_exposed_seconds += Now() - at;
+    record.comm_exposed_seconds += SteadySeconds() - at;
     Report("scalars", at, traffic_["scalars"]);
     record.loss = scalars[kLoss] / static_cast<double>(inputs.units);
     record.grad_norm = std::sqrt(scalars[kSquares]);
@@ -500,7 +509,7 @@ class Trainer {
           record.skip_reason.empty() ? CompressionControl::Outcome::kTaken : CompressionControl::Outcome::kSkipped));
     }
 
-    at = Now();
+    at = SteadySeconds();
     const double batch_ratio = BatchRatio(job_.optim(), inputs.next_position - progress_.position, inputs.units);
     double publish = 0;
     if (record.skip_reason.empty()) {
@@ -517,11 +526,11 @@ class Trainer {
       state_->BeginUpdate(batch_ratio, update);
       SHOAL_RETURN_IF_ERROR(optimizer_->Step({*rank_.pool, *owners_}, update, state_->shard()));
       dp_->ReleaseGradients();
-      record.optimizer_seconds = Now() - at;
+      record.optimizer_seconds = SteadySeconds() - at;
       Report("optimizer", at, traffic_["optimizer"]);
-      at = Now();
+      at = SteadySeconds();
       SHOAL_RETURN_IF_ERROR(dp_->PublishWeights(*rank_.pool));
-      publish = Now() - at;
+      publish = SteadySeconds() - at;
       Report("publish", at, traffic_["publish"]);
       ++progress_.updates;
       SHOAL_RETURN_IF_ERROR(buffers_->AverageOverRanks(mesh_->control()));
@@ -535,16 +544,17 @@ class Trainer {
     if (workload_->unit() == Workload::Unit::kTokens) progress_.tokens += inputs.units;
     const RunProgress after = Progress();
     if (ema_ != nullptr && record.skip_reason.empty()) {
-      at = Now();
+      at = SteadySeconds();
       ema_->Update(*rank_.pool, Added(before, after), batch_ratio);
-      record.optimizer_seconds += Now() - at;
+      record.optimizer_seconds += SteadySeconds() - at;
       Report("averages", at);
     }
     SHOAL_RETURN_IF_ERROR(CheckWeights());
-    NoteSlowest(scalars, record);
+    stragglers_.Note(absl::MakeConstSpan(scalars).subspan(kRanks, ranks), record);
     record.step = progress_.step;
     record.lengths = inputs.lengths;
-    record.seconds = Now() - start;
+    record.seconds = SteadySeconds() - start;
+    SHOAL_RETURN_IF_ERROR(EndSequences(absl::MakeConstSpan(scalars).subspan(micros, timed * ranks), record));
     Report("step", start);
     ++steps_here_;
     if (recent_seconds_.size() == kRecentSteps) recent_seconds_.pop_front();
@@ -565,19 +575,27 @@ class Trainer {
     return scalars[kStop] > 0;
   }
 
-  absl::Status ForwardBackward(const Batch& batch, double grad_scale, Losses& losses, StepRecord& record) {
+  // Returns the seconds it took, but for those that it waited for ranks outside of its group.
+  absl::StatusOr<double> ForwardBackward(const Batch& batch, double grad_scale, Losses& losses, StepRecord& record) {
     try {
       StepContext ctx(ContextOptions(*dp_, Mode::kTrain, grad_scale));
-      double at = Now();
+      double at = SteadySeconds(), seconds = 0, waited_in_group = 0;
+      const auto ends = [&](const char* phase, double& worked) {  // what was waited for others is no work
+        const double elapsed = SteadySeconds() - at, outside = dp_->TakePassWait(),
+                     inside = ctx.waited_seconds() - waited_in_group;
+        waited_in_group += inside;
+        record.comm_exposed_seconds += outside + inside;
+        worked += elapsed - outside - inside;
+        seconds += elapsed - outside;
+        Report(phase, at);
+        at = SteadySeconds();
+      };
       const Batch y = model_->Forward(ctx, batch);
-      record.forward_seconds += Now() - at;
-      Report("forward", at);
-      at = Now();
+      ends("forward", record.forward_seconds);
       model_->Backward(ctx, y);
-      record.backward_seconds += Now() - at;
-      Report("backward", at);
+      ends("backward", record.backward_seconds);
       losses.Add(ctx);
-      return absl::OkStatus();
+      return seconds;
     } catch (const StepAborted& aborted) {
       return aborted.status();
     }
@@ -596,7 +614,7 @@ class Trainer {
   };
 
   StepContext::Options ContextOptions(ParamSource& params, Mode mode, double grad_scale) {
-    return {.ops = {.pool = rank_.pool.get(), .spans = spans_},
+    return {.ops = {.pool = rank_.pool.get(), .spans = trace_.spans()},
             .arena = arena_.get(),
             .params = &params,
             .ranks = world_.size() > 1 ? &rank_sum_ : nullptr,
@@ -609,13 +627,12 @@ class Trainer {
 
   // debug.grad_check; every rank checks its own first micro-batch, rank 0 tells.
   absl::Status GradCheck(const StepInputs& inputs) {
-    for (const Batch& batch : inputs.micro) {
-      if (!batch.x.defined()) continue;
-      SHOAL_ASSIGN_OR_RETURN(const std::string table,
-                             CheckGradients(job_, job_.debug().grad_check(), batch, *dp_, *rank_.pool));
-      Say("gradients against differences of the loss, in float64:\n" + table);
-      break;
-    }
+    const auto first =
+        std::find_if(inputs.micro.begin(), inputs.micro.end(), [](const Batch& batch) { return batch.x.defined(); });
+    SHOAL_ASSIGN_OR_RETURN(const std::string table,
+                           CheckGradients(job_, job_.debug().grad_check(),
+                                          first == inputs.micro.end() ? Batch() : *first, *dp_, *rank_.pool));
+    if (!table.empty()) Say("gradients against differences of the loss, in float64:\n" + table);
     return absl::OkStatus();
   }
 
@@ -635,7 +652,10 @@ class Trainer {
   absl::Status EvaluateWeights() {
     evaluated_step_ = progress_.step;
     Losses losses;
-    SHOAL_RETURN_IF_ERROR(workload_->ForHeldOut([&](const Batch& batch) -> absl::Status {
+    const auto evaluate = [&](const Batch& own) -> absl::Status {
+      const Batch batch = own.x.defined() || !dp_->gathers_weights() ? own : IdleBatch(job_);
+      if (!batch.x.defined()) return absl::OkStatus();
+      SHOAL_RETURN_IF_ERROR(dp_->BeginEvaluation());
       try {
         StepContext ctx(ContextOptions(*dp_, Mode::kEval, 1));
         model_->Forward(ctx, batch);
@@ -646,7 +666,9 @@ class Trainer {
         return aborted.status();
       }
       return absl::OkStatus();
-    }));
+    };
+    SHOAL_RETURN_IF_ERROR(dp_->gathers_weights() ? held_out_->ForEach(evaluate) : workload_->ForHeldOut(evaluate));
+    SHOAL_RETURN_IF_ERROR(dp_->ReleaseWeights());
     SHOAL_ASSIGN_OR_RETURN(
         const auto total, AllReduceValues(mesh_->control(), {losses.loss, losses.count, losses.correct}, ReduceOp::kSum,
                                           {.tag = "evaluation"}));
@@ -669,25 +691,6 @@ class Trainer {
     saved_step_ = progress_.step;
     const bool best = improved_ && evaluated_step_ == progress_.step;
     return store_->Save(progress_.step, Everything(), best ? CheckpointStore::Best::kYes : CheckpointStore::Best::kNo);
-  }
-
-  // Which rank worked longest in this step, and how often it did so far.
-  void NoteSlowest(const std::vector<double>& scalars, StepRecord& record) {
-    if (world_.size() == 1) return;
-    slowest_count_.resize(static_cast<size_t>(world_.size()));
-    size_t slowest = 0;
-    double mean = 0;
-    for (size_t r = 0; r < slowest_count_.size(); ++r) {
-      mean += scalars[kRanks + r] / world_.size();
-      if (scalars[kRanks + r] > scalars[kRanks + slowest]) slowest = r;
-    }
-    ++slowest_count_[slowest];
-    // A straggler is one that is a tenth behind, and mostly the same rank.
-    const double share = static_cast<double>(slowest_count_[slowest]) / static_cast<double>(steps_here_ + 1);
-    record.slowest_rank = absl::StrCat("rank ", slowest);
-    record.slowest_share = share;
-    if (scalars[kRanks + slowest] > 1.1 * mean && share > 0.5 && steps_here_ >= 9)
-      record.straggler = StepRecord::Straggler::kYes;
   }
 
   absl::Status Report(StepRecord& record) {
@@ -717,12 +720,12 @@ class Trainer {
     if (record.mfu > 1.05) record.mfu = 0;  // the probe was disturbed: no figure is better than a wrong one
     const double fraction = Progress().In(job_.duration()) / Length(job_.duration());
     if (fraction > start_fraction_)
-      record.eta_seconds = (Now() - started_) * std::max(0.0, 1 - fraction) / (fraction - start_fraction_);
+      record.eta_seconds = (SteadySeconds() - started_) * std::max(0.0, 1 - fraction) / (fraction - start_fraction_);
     if (metrics_ != nullptr) SHOAL_RETURN_IF_ERROR(metrics_->Write(record));
     if (tensorboard_ != nullptr) SHOAL_RETURN_IF_ERROR(tensorboard_->Write(record));
     // Once a second is more often than it is read.
-    if (metrics_ != nullptr && job_.log().prometheus() && Now() - prometheus_written_ > 1) {
-      prometheus_written_ = Now();
+    if (metrics_ != nullptr && job_.log().prometheus() && SteadySeconds() - prometheus_written_ > 1) {
+      prometheus_written_ = SteadySeconds();
       SHOAL_RETURN_IF_ERROR(WritePrometheus(options_.run_dir + "/metrics.prom", job_.name(), record));
     }
     if (record.step % job_.log().every_steps() == 0 || std::isfinite(record.eval_loss) || !record.skip_reason.empty())
@@ -742,6 +745,7 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   Prediction predicted_;
   std::unique_ptr<Arena> arena_;
+  std::unique_ptr<HeldOutTogether> held_out_;
   std::unique_ptr<DataParallel> dp_;
   std::unique_ptr<BufferState> buffers_;
   std::unique_ptr<OptimizerState> state_;
@@ -749,6 +753,8 @@ class Trainer {
   std::unique_ptr<WeightEma> ema_;                   // null: no averages
   std::shared_ptr<const GradientCodecs> codecs_;     // null: gradients travel as they are
   std::unique_ptr<CompressionControl> compression_;  // null: nothing is planned
+  SequenceSpreading spreading_;
+  std::unique_ptr<SequenceControl> sequences_;  // null: every sequence is one rank's
   std::unique_ptr<OwnerSum> owners_;
   std::unique_ptr<CheckpointStore> store_;
   std::unique_ptr<MetricsLog> metrics_;
@@ -766,10 +772,9 @@ class Trainer {
   static constexpr size_t kRecentSteps = 100;
   std::deque<double> recent_seconds_;
   Console console_;
-  SpanSink* spans_;  // null: nobody looks
-  std::unique_ptr<Trace> trace_;
+  StepTrace trace_;
   std::map<std::string, double> traffic_;  // bytes of each step's work outside the model
-  std::vector<int64_t> slowest_count_;
+  StragglerWatch stragglers_;
 };
 
 }  // namespace

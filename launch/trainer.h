@@ -40,7 +40,8 @@ struct TrainerOptions {
   double* first_step_at = nullptr;              // SteadySeconds() when the first step begins; not owned
   double* predicted_seconds = nullptr;  // of the first step, where a calibration fits; else untouched; not owned
   SpanSink* spans = nullptr;            // what this rank does, op by op; not owned
-  std::string* weights = nullptr;       // bytes of all weights at the end; not owned
+  // Bytes of all weights at the end; not owned. With parallel.zero 3, which gathers them, on all ranks or none.
+  std::string* weights = nullptr;
 };
 
 // Trains until the configured duration or a stop request; collective over `world`. Resumes from the run directory's

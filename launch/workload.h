@@ -9,6 +9,8 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "launch/job.pb.h"
+#include "parallel/sequence_plan.h"
+#include "parallel/sequence_shard.h"
 #include "runtime/data/loader.h"
 #include "runtime/module/module.h"
 
@@ -22,10 +24,19 @@ struct StepInputs {
   std::vector<Batch> micro;      // this rank's, as many on every rank; x undefined: none for this rank
 };
 
+// How the sequences of a plan's groups are spread over their ranks (parallel.sequence).
+struct SequenceSpreading {
+  const Mesh* mesh = nullptr;  // not owned
+  SequenceMode mode = SequenceMode::kAuto;
+  int64_t heads = 1;
+  SequenceCostModel costs;  // for what is planned once: evaluation
+};
+
 // Which ranks share a workload's batches, and where in the run they begin.
 struct WorkloadStart {
   int rank = 0, ranks = 1;
   int64_t position = 0;
+  const SequenceSpreading* sequences = nullptr;  // null: every sequence is one rank's. Outlives the workload
 };
 
 class Workload {
@@ -43,8 +54,13 @@ class Workload {
   // batch is not the last call's. The batches are valid until the next call. Errors of data that show only when they
   // are read.
   virtual absl::StatusOr<StepInputs> Next(int64_t batch) = 0;
+  // With WorkloadStart::sequences Next leaves `micro` empty, and this fills it: the last batch as `plan` has it.
+  virtual void Spread(const StepPlan& plan, StepInputs& inputs);
+  // What Next would say of a batch at a position, but for `micro`. From any thread, after Start. Both are of text only.
+  virtual StepInputs Upcoming(int64_t first_position, int64_t batch) const;
   // Calls fn with every held-out batch of this rank (of the WorkloadStart), the same ones each time; ranks together see
-  // all of eval.max_tokens (images: max_images) exactly once. The first error ends it.
+  // all of eval.max_tokens (images: max_images) exactly once. Where sequences are spread, x is undefined in a
+  // micro-batch that has none for this rank. The first error ends it.
   virtual absl::Status ForHeldOut(absl::FunctionRef<absl::Status(const Batch&)> fn) = 0;
 };
 
@@ -52,18 +68,20 @@ class Workload {
 absl::StatusOr<std::unique_ptr<Workload>> OpenWorkload(const config::Job& job);
 
 // Token ids i32 [T] with their layout (positions, shifted labels, dropout counters). Views nothing of `micro`.
-Batch ToBatch(const MicroBatch& micro);
+Batch ToBatch(const MicroBatch& micro, std::shared_ptr<const SequenceShard> shard = nullptr);
 
 // The shape of one micro-batch: what a dry run needs.
 struct BatchShape {
   std::vector<int32_t> cu_seqlens;  // of text
   std::vector<int64_t> images;      // N, H, W, C; empty: text
+  SequenceSpread spread = {};       // of more than one rank: cu_seqlens are the group's, rows those of its first rank
 };
 BatchShape ShapeOf(const Batch& batch);
 // The same on the meta device.
 Batch OnMeta(const BatchShape& shape);
-// The largest micro-batch of a rank, however the batch grows: full of sequences of data.max_tokens, or of images.
-BatchShape LargestMicroBatch(const config::Job& job, int ranks);
+// The largest micro-batch of a rank, however the batch grows: full of sequences of data.max_tokens, or of images. Where
+// sequences are spread, in a group of each degree.
+std::vector<BatchShape> LargestMicroBatches(const config::Job& job, int ranks);
 // A rank's micro-batches of one step when every sequence has data.max_tokens.
 std::vector<BatchShape> FullBatch(const config::Job& job, int ranks);
 

@@ -4,12 +4,10 @@
 #include <cmath>
 #include <vector>
 
+#include "models/layers.h"
+
 namespace shoal {
 namespace {
-
-Param VectorParam(const std::string& name, int64_t size, InitKind init) {
-  return {.name = name, .shape = {size}, .init = init, .param_class = ParamClass::kVector};
-}
 
 // Calls fn with the elements of an f32 or f64 tensor.
 template <class F>

@@ -14,10 +14,6 @@ using ops::Transpose;
 
 namespace {
 
-Param VectorParam(std::string name, int64_t size, InitKind init) {
-  return {.name = std::move(name), .shape = {size}, .init = init, .param_class = ParamClass::kVector};
-}
-
 Linear::Options LinearOptions(const std::string& name, int64_t in, int64_t out, const TransformerConfig& config,
                               float std_factor = 1) {
   return {.name = name,
@@ -37,6 +33,10 @@ std::shared_ptr<const SeqLayout> LayoutOf(const StepContext::FrameRecord& frame)
 }
 
 }  // namespace
+
+Param VectorParam(std::string name, int64_t size, InitKind init) {
+  return {.name = std::move(name), .shape = {size}, .init = init, .param_class = ParamClass::kVector};
+}
 
 Linear::Linear(const Options& options)
     : weight_{.name = options.name + ".weight", .shape = {options.out, options.in}, .init_std = options.init_std} {
@@ -146,7 +146,8 @@ void Embedding::VisitParams(absl::FunctionRef<void(Param&)> visit) {
 }
 
 AttentionBlock::AttentionBlock(const std::string& name, const TransformerConfig& c, double multiplier)
-    : rope_(c.positions() == TransformerConfig::ROPE),
+    : name_(name),
+      rope_(c.positions() == TransformerConfig::ROPE),
       qk_norm_(c.qk_norm()),
       width_(c.width()),
       heads_(c.heads()),
@@ -171,9 +172,13 @@ AttentionBlock::Heads AttentionBlock::Split(const Tensor& fused) const {
 
 Batch AttentionBlock::Forward(StepContext& ctx, Batch x) {
   auto& frame = ctx.PushFrame();
+  const SequenceShard* shard = x.layout->shard.get();
   const int64_t tokens = x.x.dim(0), q_size = heads_ * size_, k_size = key_heads_ * size_;
   const Tensor stats = ctx.Frame(norm_.StatsShape(tokens), ctx.stats_dtype());
-  const Tensor fused = ctx.Frame({tokens, q_size + 2 * k_size}, ctx.compute());
+  const Shape fused_shape = {tokens, q_size + 2 * k_size};
+  // Where heads are exchanged, what was received is kept in place of what was sent.
+  const bool sends = shard != nullptr && shard->spread.ulysses > 1;
+  Tensor fused = sends && !qk_norm_ ? ctx.Live(fused_shape, ctx.compute()) : ctx.Frame(fused_shape, ctx.compute());
   Tensor used = fused;  // what attention reads; with QK-norm the projections are kept beside it
   {
     const Tensor n = ctx.Live({tokens, width_}, ctx.compute());
@@ -184,7 +189,7 @@ Batch AttentionBlock::Forward(StepContext& ctx, Batch x) {
   }
   Tensor q_stats, k_stats;
   if (qk_norm_) {
-    used = ctx.Frame(fused.shape(), ctx.compute());
+    used = sends ? ctx.Live(fused_shape, ctx.compute()) : ctx.Frame(fused_shape, ctx.compute());
     q_stats = ctx.Frame({tokens * heads_, 1}, ctx.stats_dtype());
     k_stats = ctx.Frame({tokens * key_heads_, 1}, ctx.stats_dtype());
     const Heads from = Split(fused), to = Split(used);
@@ -192,38 +197,60 @@ Batch AttentionBlock::Forward(StepContext& ctx, Batch x) {
     ops::RmsNormFwd(ctx.ops(), from.k, ctx.Weight(k_norm_), epsilon_, to.k, k_stats);
     ops::Copy(ctx.ops(), from.v, to.v);
   }
-  const Heads h = Split(used);
-  if (rope_) {
-    ops::Rope(ctx.ops(), h.qk, x.layout->positions, theta_, ops::Direction::kForward);
+  if (rope_) ops::Rope(ctx.ops(), Split(used).qk, x.layout->positions, theta_, ops::Direction::kForward);
+  Tensor attended, lse, block;
+  if (shard == nullptr) {
+    attended = ctx.Frame({tokens, q_size}, ctx.compute());
+    lse = ctx.Frame({heads_, tokens}, ctx.stats_dtype());
+    const Heads h = Split(used);
+    ops::AttentionVarlenFwd(ctx.ops(), ctx.arena(), h.q, h.k, h.v, x.layout->cu_seqlens,
+                            attended.View({tokens, heads_, size_}), lse, {.scale = scale_});
+  } else {
+    const SequenceAttentionKept kept = SequenceAttentionFwd(ctx, *shard, AllHeads(), name_, used);
+    attended = kept.attended;
+    lse = kept.lse;
+    used = kept.gathered;
+    block = kept.block;
+    if (!qk_norm_) fused = Tensor();
   }
-  const Tensor attended = ctx.Frame({tokens, heads_, size_}, ctx.compute());
-  const Tensor lse = ctx.Frame({heads_, tokens}, ctx.stats_dtype());
-  ops::AttentionVarlenFwd(ctx.ops(), ctx.arena(), h.q, h.k, h.v, x.layout->cu_seqlens, attended, lse,
-                          {.scale = scale_});
   const Tensor y = ctx.Frame({tokens, width_}, ctx.compute());
-  out_.Forward(ctx, attended.View({tokens, q_size}), y);
-  frame.saved = {x.x, stats, fused, used, attended, lse, q_stats, k_stats};
+  out_.Forward(ctx, attended, y);
+  frame.saved = {x.x, stats, fused, used, attended, lse, q_stats, k_stats, block};
   frame.object = x.layout;
   return {y, x.layout};
 }
 
 Batch AttentionBlock::Backward(StepContext& ctx, Batch dy) {
   const auto frame = ctx.PopFrame();
-  const Tensor &x = frame.saved[0], &stats = frame.saved[1], &fused = frame.saved[2], &attended = frame.saved[4];
   const auto layout = LayoutOf(frame);
+  const Tensor &used = frame.saved[3], &attended = frame.saved[4], &lse = frame.saved[5];
+  const int64_t tokens = attended.dim(0);
+  const SequenceShard* shard = layout->shard.get();
+  Tensor dfused;
+  if (shard == nullptr) dfused = ctx.Live(used.shape(), ctx.compute());
+  Tensor dattended = ctx.Live({tokens, heads_ * size_}, ctx.compute());
+  out_.Backward(ctx, attended, dy.x, dattended, Accumulate::kOverwrite);
+  if (shard == nullptr) {
+    const Heads h = Split(used), d = Split(dfused);
+    const Shape all_heads = {tokens, heads_, size_};
+    ops::AttentionVarlenBwd(ctx.ops(), ctx.arena(), dattended.View(all_heads), h.q, h.k, h.v, attended.View(all_heads),
+                            lse, layout->cu_seqlens, d.q, d.k, d.v, {.scale = scale_});
+    dattended = Tensor();
+  } else {
+    dfused = SequenceAttentionBwd(ctx, *shard, AllHeads(), name_, {used, frame.saved[8], lse, attended},
+                                  std::move(dattended));
+  }
+  const Tensor dx = BackwardFrom(ctx, frame, *layout, dfused);
+  ctx.ReleaseFrame(frame);
+  return {dx, dy.layout};
+}
+
+Tensor AttentionBlock::BackwardFrom(StepContext& ctx, const StepContext::FrameRecord& frame, const SeqLayout& layout,
+                                    const Tensor& dfused) {
+  const Tensor &x = frame.saved[0], &stats = frame.saved[1], &fused = frame.saved[2];
   const int64_t tokens = x.dim(0), q_size = heads_ * size_, k_size = key_heads_ * size_;
-  const Tensor dfused = ctx.Live(fused.shape(), ctx.compute());
   const Heads d = Split(dfused);
-  {
-    const Tensor dattended = ctx.Live({tokens, q_size}, ctx.compute());
-    out_.Backward(ctx, attended.View({tokens, q_size}), dy.x, dattended, Accumulate::kOverwrite);
-    const Heads h = Split(frame.saved[3]);
-    ops::AttentionVarlenBwd(ctx.ops(), ctx.arena(), dattended.View({tokens, heads_, size_}), h.q, h.k, h.v, attended,
-                            frame.saved[5], layout->cu_seqlens, d.q, d.k, d.v, {.scale = scale_});
-  }
-  if (rope_) {
-    ops::Rope(ctx.ops(), d.qk, layout->positions, theta_, ops::Direction::kBackward);
-  }
+  if (rope_) ops::Rope(ctx.ops(), d.qk, layout.positions, theta_, ops::Direction::kBackward);
   if (qk_norm_) {
     const Heads raw = Split(fused);
     const auto backward = [&](const Param& weight, const Tensor& dy_heads, const Tensor& x_heads,
@@ -249,8 +276,7 @@ Batch AttentionBlock::Backward(StepContext& ctx, Batch dy) {
     v_.Backward(ctx, n, dfused.Slice(1, q_size + k_size, q_size + 2 * k_size), dn, Accumulate::kAdd);
   }
   norm_.Backward(ctx, dn, x, stats, dn);
-  ctx.ReleaseFrame(frame);
-  return {dn, dy.layout};
+  return dn;
 }
 
 void AttentionBlock::VisitParams(absl::FunctionRef<void(Param&)> visit) {

@@ -7,12 +7,16 @@
 #include <string>
 
 #include "models/models.pb.h"
+#include "parallel/sequence_attention.h"
 #include "runtime/module/module.h"
 
 namespace shoal {
 
 // How many rows have a label.
 double LabelCount(const SeqLayout& layout);
+
+// A parameter [size] of class kVector: a bias, a norm's weight.
+Param VectorParam(std::string name, int64_t size, InitKind init);
 
 // y = x W^T + b on tensors, for modules to build on. weight [out, in], bias [out] or none.
 class Linear {
@@ -65,7 +69,8 @@ class Embedding : public Module {
   std::optional<Param> positions_;
 };
 
-// out(attention(rope(qk_norm(q)), rope(qk_norm(k)), v)) of norm(x); the residual is outside.
+// out(attention(rope(qk_norm(q)), rope(qk_norm(k)), v)) of norm(x); the residual is outside. Rows of a shard attend to
+// those of other ranks (parallel/sequence_attention.h); all else of a transformer works row by row.
 class AttentionBlock : public Module {
  public:
   // `multiplier`: on the scores, beside 1 / sqrt(head size).
@@ -79,6 +84,11 @@ class AttentionBlock : public Module {
     Tensor q, k, v, qk;  // [T, heads, C], views of one [T, (H + 2K) C]; qk: of q's and k's heads
   };
   Heads Split(const Tensor& fused) const;
+  AttentionHeads AllHeads() const { return {heads_, key_heads_, size_, scale_}; }
+  // Backward of the projections and all before them; `dfused` is the gradient of what attention read.
+  Tensor BackwardFrom(StepContext& ctx, const StepContext::FrameRecord& frame, const SeqLayout& layout,
+                      const Tensor& dfused);
+  std::string name_;
   bool rope_, qk_norm_;
   int64_t width_, heads_, key_heads_, size_;
   float theta_, epsilon_, scale_;

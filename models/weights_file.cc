@@ -73,10 +73,7 @@ absl::Status LoadWeights(const std::string& path, const config::ModelConfig& con
   };
   for (const Param* param : model.params()) {
     SHOAL_ASSIGN_OR_RETURN(const Tensor found, take(param->name, param->shape));
-    ops::Copy(ctx, found, dp.Weight(*param));
-    for (OwnedPiece& piece : dp.pieces()) {
-      if (piece.param == param) ops::Copy(ctx, found.View({param->size()}).Rows(piece.begin, piece.end), piece.master);
-    }
+    dp.SetWeight(pool, *param, found);
   }
   for (Buffer* buffer : model.buffers()) {
     SHOAL_ASSIGN_OR_RETURN(const Tensor found, take(buffer->name, buffer->value.shape()));

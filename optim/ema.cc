@@ -9,11 +9,6 @@
 #include "optim/kernels.h"
 
 namespace shoal {
-namespace {
-
-constexpr int64_t kGrain = 1 << 14;
-
-}  // namespace
 
 WeightEma::WeightEma(const config::EmaConfig& config, absl::Span<OwnedPiece> owned, absl::Span<Buffer* const> buffers,
                      DeviceKind device)
@@ -47,7 +42,7 @@ void WeightEma::Update(ThreadPool& pool, const RunProgress& step, double batch_r
   const double decay = updates_ == 1 ? 0 : Decay(step, batch_ratio);
   const auto keep = static_cast<float>(decay), take = static_cast<float>(1 - decay);
   for (const Average& a : averages_) {
-    pool.ParallelFor(a.average.size(), kGrain, [&](int64_t begin, int64_t end) {
+    pool.ParallelFor(a.average.size(), optim::kGrain, [&](int64_t begin, int64_t end) {
       optim::CombineRun(take, a.weight.data<float>() + begin, keep, end - begin, a.average.data<float>() + begin);
     });
   }
@@ -57,7 +52,7 @@ void WeightEma::Swap(ThreadPool& pool) {
   if (updates_ == 0) return;
   holds_ = holds_ == Holds::kAverages ? Holds::kWeights : Holds::kAverages;
   for (const Average& a : averages_) {
-    pool.ParallelFor(a.average.size(), kGrain, [&](int64_t begin, int64_t end) {
+    pool.ParallelFor(a.average.size(), optim::kGrain, [&](int64_t begin, int64_t end) {
       std::swap_ranges(a.weight.data<float>() + begin, a.weight.data<float>() + end, a.average.data<float>() + begin);
     });
   }

@@ -4,11 +4,6 @@
 #include "runtime/ops/ops.h"
 
 namespace shoal {
-namespace {
-
-constexpr int64_t kGrain = 1 << 14;
-
-}  // namespace
 
 GradientParts::GradientParts(absl::Span<const Tensor> grads, DeviceKind device) : grads_(grads.begin(), grads.end()) {
   for (const Tensor& grad : grads_) before_.push_back(Tensor::Zeros(grad.shape(), DType::kF32, device));
@@ -18,7 +13,7 @@ double GradientParts::SquaredNorm(ThreadPool& pool) {
   OpContext ctx{.pool = &pool};
   if (!first_) {
     for (size_t i = 0; i < grads_.size(); ++i) {
-      pool.ParallelFor(grads_[i].size(), kGrain, [&](int64_t begin, int64_t end) {
+      pool.ParallelFor(grads_[i].size(), optim::kGrain, [&](int64_t begin, int64_t end) {
         optim::CombineRun(1, grads_[i].data<float>() + begin, -1, end - begin, before_[i].data<float>() + begin);
       });
     }

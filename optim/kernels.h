@@ -7,6 +7,9 @@
 
 namespace shoal::optim {
 
+// The least elements that are worth a task of their own.
+inline constexpr int64_t kGrain = 1 << 14;
+
 // Scalars of a step are worked out in double by the caller and rounded once.
 struct AdamWScalars {
   float grad_scale;

@@ -1,9 +1,9 @@
 // Muon: momentum, orthogonalised (github.com/KellerJordan/Muon; config::MuonConfig). Hidden matrices by this rule, all
 // else by AdamW.
 //
-// Orthogonalising needs whole matrices, so shards end at tensors: with ZeRO 1 each matrix is updated by its owner and
-// gathered with the weights; with ZeRO 0 every rank updates all, which gives equal weights only on processors with the
-// same instructions.
+// Orthogonalising needs whole matrices, so shards end at tensors: from ZeRO 1 on each matrix is updated by its owner
+// and gathered with the weights; with ZeRO 0 every rank updates all, which gives equal weights only on processors with
+// the same instructions.
 #pragma once
 
 #include <optional>

@@ -31,8 +31,6 @@ constexpr std::array<Coefficients, kSteps> kPolarExpress = {
      {3.285753657755655F, -2.3681294933425376F, 0.46449024233003106F},
      {2.3465413258596377F, -1.7097828382687081F, 0.42323551169305323F}}};
 
-constexpr int64_t kGrain = 1 << 14;
-
 // Which of x's sides the Gram matrix is of.
 enum class Side : uint8_t { kRows, kColumns };
 
@@ -71,7 +69,7 @@ void Orthogonalizer::Run(ThreadPool& pool, const Tensor& x) {
   const int64_t m = x.dim(0), n = x.dim(1), k = std::min(m, n);
   const Side side = m <= n ? Side::kRows : Side::kColumns;
   const bool polar = coefficients_ == config::MuonConfig::POLAR_EXPRESS;
-  const auto over = [&pool](int64_t size, auto fn) { pool.ParallelFor(size, kGrain, fn); };
+  const auto over = [&pool](int64_t size, auto fn) { pool.ParallelFor(size, optim::kGrain, fn); };
 
   constexpr double kLeast = 1e-7;  // so that zeros are not divided by zero
   const double norm = std::sqrt(ops::SumOfSquares(ctx, x)) * (polar ? 1.01 : 1.0) + kLeast;

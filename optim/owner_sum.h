@@ -17,7 +17,7 @@ class OwnerSum {
   virtual absl::Status Sum(absl::Span<double> values) = 0;
 };
 
-// With ZeRO 0, or one rank, every rank owns everything and the sum is what it has; with ZeRO 1 it is one all-reduce
+// With ZeRO 0, or one rank, every rank owns everything and the sum is what it has; from ZeRO 1 on it is one all-reduce
 // over mesh.control() (which outlives it).
 std::unique_ptr<OwnerSum> MakeOwnerSum(Mesh& mesh, int zero_stage);
 // Of a rank that owns everything.

@@ -128,7 +128,11 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
         BroadcastString(mesh_.control(), PendingText(), 0, {.tag = absl::StrCat("compression plan of step ", step)}));
     pending_.clear();
     const json j = json::parse(text, nullptr, false);
-    if (j.is_object()) {
+    if (j.is_object() && j.contains("stays")) {
+      // Its exposed time, foretold from the steps before it, is now known from its own.
+      if (const double exposed = j.value("exposed_seconds", -1.0); exposed >= 0) plan_.exposed_seconds = exposed;
+      news = absl::StrCat("compression plan ", plan_.id, " stays: ", j.value("stays", ""));
+    } else if (j.is_object()) {
       SHOAL_ASSIGN_OR_RETURN(plan_, FromJson(j, codecs_));
       PutIntoForce(step);
       news = absl::StrFormat(
@@ -402,20 +406,23 @@ LayerPlan CompressionControl::Planned(const Table& table, double tightness) cons
     plan.notes = from.notes;
     plan.relative_error = std::sqrt(from.error_squares / squares);
   };
+  double current_cost = 0, current_exposed = -1;
   const auto stay = [&](absl::string_view why) {
     plan.option.clear();
     plan.notes = std::string(why);
+    plan.exposed_seconds = current_exposed;
     return plan;
   };
   if (!(squares > 0)) return stay("the gradients are zero");
-  double current_cost = 0;
   if (TimeMode()) {
     const OverlapProblem overlap = OverlapOf(problem);
     const auto best = PlanWithOverlap(overlap);
     if (!best.ok()) return stay(best.status().message());
     take(*best);
     // Ranks that are not equally fast wait for each other, too: what the plan in force waits beyond what it should.
-    const double others = std::max(0.0, times_.waited - TimesOf(overlap, plan_.option).exposed());
+    const double current = TimesOf(overlap, plan_.option).exposed();
+    const double others = std::max(0.0, times_.waited - current);
+    current_exposed = current + others;
     plan.exposed_seconds = best->exposed_seconds + others;
     plan.uniform_cost = StepEnd(overlap, problem.fallback);
     current_cost = StepEnd(overlap, plan_.option);
@@ -463,7 +470,8 @@ void CompressionControl::StartPlanning(int64_t first_step) {
   const auto plan = [this, table = table_, tightness = tightness_, first_step] {
     LayerPlan planned = Planned(table, tightness);
     planned.first_step = first_step;
-    return planned.option.empty() && !codecs_.layers.empty() ? planned.notes : ToJson(planned, codecs_).dump();
+    if (!planned.option.empty() || codecs_.layers.empty()) return ToJson(planned, codecs_).dump();
+    return json{{"stays", planned.notes}, {"exposed_seconds", planned.exposed_seconds}}.dump();
   };
   planning_ = std::async(std::launch::async, plan);
 }

@@ -1,7 +1,6 @@
 #include "parallel/data_parallel.h"
 
 #include <glog/logging.h>
-#include <sys/mman.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -10,56 +9,38 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "parallel/flat_buffer.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
-#include "runtime/base/str.h"
 #include "runtime/module/local_params.h"
 #include "runtime/obs/span.h"
 
 namespace shoal {
-namespace {
-
-// Flat buffers come straight from the system: untouched pages cost nothing, and it says when there is not enough.
-absl::StatusOr<Tensor> FlatBuffer(int64_t elements, DType dtype, DeviceKind device, const char* what) {
-  if (device == DeviceKind::kMeta || elements == 0) return Tensor::Zeros({elements}, dtype, device);
-  const auto bytes = static_cast<size_t>(elements * DTypeBytes(dtype));
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) {
-    return absl::ResourceExhaustedError(absl::StrCat("no memory for ", HumanBytes(static_cast<double>(bytes)), " of ",
-                                                     what,
-                                                     "; take a smaller model, or more ranks with parallel.zero: 1"));
-  }
-  ::madvise(memory, bytes, MADV_HUGEPAGE);
-  std::shared_ptr<void> owner(memory, [bytes](void* p) { ::munmap(p, bytes); });
-  return Tensor(std::make_shared<Storage>(memory, static_cast<int64_t>(bytes), DeviceKind::kCpu, owner), 0, {elements},
-                dtype);
-}
-
-}  // namespace
-
 struct DataParallel::Buffers {
   struct PerBucket {
-    Tensor weights;  // compute dtype, all elements
-    Tensor grads;    // f32, all elements
-    Tensor owned;    // ZeRO 1: reduced gradients of this rank's run
+    Tensor weights;  // compute dtype, all elements; with ZeRO 3 this rank's run
+    Tensor grads;    // f32, all elements; ZeRO 2 and 3 have them in flight
+    Tensor owned;    // ZeRO 1 to 3: reduced gradients of this rank's run
     // With an arena: what lies under `grads` and `owned`, and the arena's blocks while they are there.
     std::shared_ptr<Storage> grads_memory, owned_memory;
     Tensor grads_block, owned_block;
     Tensor residual;               // f32, all elements; with error feedback
+    Tensor left;                   // likewise, in flight: what this step's codes left behind so far
     std::vector<EncodedRun> runs;  // of the bucket's parameters
     std::shared_ptr<std::vector<RunErrors>> errors;
     enum class Residual : uint8_t { kZero, kHeld } holds = Residual::kZero;
-    bool kept = false;                  // this step's gradients became the next residual
+    bool kept = false;                  // the last reduction's gradients became a residual
+    bool commits = false;               // this step leaves the next one's residual
     Residual leaves = Residual::kZero;  // what this step's codecs do
-    double ready = 0;
-    Tensor masters;   // fp32 of this rank's run; a view of `weights` when compute is fp32 (or f64)
-    int waiting = 0;  // parameters not ready yet in the last micro-batch
+    double ready = 0, seconds = 0;      // of the last reduction: handed over after the micro-batch began; took
+    Tensor masters;                     // fp32 of this rank's run; a view of `weights` when compute is fp32 (or f64)
+    int waiting = 0;                    // parameters not ready yet in the micro-batch that is reduced
     WorkPtr work;
   };
   std::vector<PerBucket> buckets;
   std::vector<Tensor> weights;  // by Param::id
   std::vector<Tensor> grads;    // by Param::id
-  std::vector<bool> touched;    // by Param::id: has a contribution in this step
+  std::vector<bool> touched;    // by Param::id: has a contribution in this step, or (in flight) micro-batch
   std::vector<OwnedPiece> pieces;
   size_t next_bucket = 0;  // reductions start in this order on every rank
   bool last = false;
@@ -71,6 +52,7 @@ DataParallel::DataParallel(std::vector<const Param*> params, Mesh& mesh, DataPar
                       .ranks = mesh_.size(),
                       .bucket_bytes = options_.bucket_bytes,
                       .granularity = options_.granularity,
+                      .tied = options_.zero_stage >= 2 ? Tied::kApart : Tied::kTogether,
                       .cost = options_.update_cost});
 }
 DataParallel::~DataParallel() = default;
@@ -78,8 +60,6 @@ DataParallel::~DataParallel() = default;
 namespace {
 
 constexpr char kEncodedSteps[] = "codecs.steps";
-
-DType GradType(DType compute) { return compute == DType::kF64 ? DType::kF64 : DType::kF32; }
 
 // First element and count of a rank's run of a bucket; with ZeRO 0 every rank's run is the whole bucket.
 std::pair<int64_t, int64_t> Run(const Bucket& bucket, int rank, int zero_stage) {
@@ -95,73 +75,99 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
                                                                    DataParallelOptions options) {
   auto dp = std::unique_ptr<DataParallel>(new DataParallel(std::move(params), mesh, options));
   Buffers& b = *dp->buffers_;
-  const DType grad_type = GradType(options.compute);
   if (options.codecs != nullptr) dp->codec_of_ = options.codecs->of;
-  CHECK(options.codecs == nullptr || grad_type == DType::kF32) << "codes are of f32";
+  CHECK(options.codecs == nullptr || dp->grad_type() == DType::kF32) << "codes are of f32";
   b.weights.resize(dp->params_.size());
   b.grads.resize(dp->params_.size());
   b.touched.resize(dp->params_.size());
-  for (const Bucket& bucket : dp->plan_.buckets) {
-    auto& buffers = b.buckets.emplace_back();
-    SHOAL_ASSIGN_OR_RETURN(buffers.weights, FlatBuffer(bucket.size, options.compute, options.device, "weights"));
-    const auto gradients = [&](int64_t elements, const char* what,
-                               std::shared_ptr<Storage>& memory) -> absl::StatusOr<Tensor> {
-      if (options.arena == nullptr) return FlatBuffer(elements, grad_type, options.device, what);
-      memory = std::make_shared<Storage>(nullptr, elements * DTypeBytes(grad_type), options.device);
-      return Tensor(memory, 0, {elements}, grad_type);
-    };
-    SHOAL_ASSIGN_OR_RETURN(buffers.grads, gradients(bucket.size, "gradients", buffers.grads_memory));
-    const auto run = Run(bucket, mesh.rank(), options.zero_stage);
-    const int64_t begin = run.first, count = run.second;
-    if (options.compute == DType::kBF16) {
-      SHOAL_ASSIGN_OR_RETURN(buffers.masters, FlatBuffer(count, DType::kF32, options.device, "master weights"));
-    } else {
-      buffers.masters = buffers.weights.Rows(begin, begin + count);
-    }
-    // A group of one reduces nothing: its gradients are the sums already.
-    if (mesh.size() == 1 || (options.zero_stage == 0 && !dp->Encodes())) {
-      buffers.owned = buffers.grads.Rows(begin, begin + count);
-    } else {
-      SHOAL_ASSIGN_OR_RETURN(buffers.owned, gradients(count, "reduced gradients", buffers.owned_memory));
-    }
-    if (dp->Encodes()) {
-      if (dp->KeepsResiduals()) {
-        SHOAL_ASSIGN_OR_RETURN(buffers.residual, FlatBuffer(bucket.size, DType::kF32, options.device, "residuals"));
-      }
-      buffers.errors = std::make_shared<std::vector<RunErrors>>();
-    }
-    for (size_t i = 0; i < bucket.params.size(); ++i) {
-      const Param& param = *dp->params_[bucket.params[i]];
-      if (dp->Encodes()) {
-        buffers.runs.push_back({.begin = bucket.offsets[i],
-                                .end = bucket.offsets[i] + param.size(),
-                                .codec = dp->codec_of_[param.id],
-                                .tensor = NameHash(param.name)});
-      }
-      const auto part = [&](const Tensor& flat) {
-        return flat.Rows(bucket.offsets[i], bucket.offsets[i] + param.size()).View(param.shape);
-      };
-      b.weights[param.id] = part(buffers.weights);
-      b.grads[param.id] = part(buffers.grads);
-      const auto own = [&](int64_t from, int64_t to) {
-        const int64_t at = bucket.offsets[i] + from - begin;
-        b.pieces.push_back(
-            {&param, from, to, buffers.masters.Rows(at, at + to - from), buffers.owned.Rows(at, at + to - from)});
-      };
-      if (options.zero_stage == 0) {
-        own(0, param.size());
-        continue;
-      }
-      for (const ShardPiece& piece : bucket.owned[mesh.rank()]) {
-        if (piece.param == param.id) own(piece.begin, piece.end);
-      }
-    }
+  // What a group of one holds is whole anyway.
+  const int stage = mesh.size() > 1 ? options.zero_stage : std::min(options.zero_stage, 1);
+  if (stage >= 2 && options.arena == nullptr) {
+    int64_t elements = 0;
+    for (const Param* param : dp->params_) elements += param->size() + 64;
+    // Addresses only: all gradients and weights in 8 bytes an element, and room between them.
+    SHOAL_ASSIGN_OR_RETURN(dp->own_arena_, Arena::Create(64 * elements + (1 << 24), options.device));
   }
-  if (dp->Encodes()) {
-    dp->factored_ = std::make_unique<FactoredGradients>(mesh.gradients(), options.codecs->seed);
-    dp->SetRanks();
+  Arena* const arena = options.arena != nullptr ? options.arena : dp->own_arena_.get();
+  if (stage >= 2) {
+    dp->flights_ = std::make_unique<GradientFlights>(
+        dp->plan_, *arena, dp->grad_type(), [self = dp.get()](const GradientFlights::Flight& f) { self->Landed(f); });
   }
+  if (dp->Encodes()) dp->factored_ = std::make_unique<FactoredGradients>(mesh.gradients(), options.codecs->seed);
+  dp->shards_weights_ = stage >= 3;
+  for (const Bucket& bucket : dp->plan_.buckets) SHOAL_RETURN_IF_ERROR(dp->CreateBucket(bucket));
+  if (dp->shards_weights_) {
+    std::vector<Tensor> shards;
+    for (const auto& buffers : b.buckets) shards.push_back(buffers.weights);
+    dp->units_ = std::make_unique<UnitStore>(dp->plan_, std::move(shards), mesh.parameters(), *arena);
+  }
+  if (dp->Encodes()) dp->SetRanks();
   return dp;
+}
+
+// The buffers of a bucket, and its parameters' views and pieces.
+absl::Status DataParallel::CreateBucket(const Bucket& bucket) {
+  Buffers& b = *buffers_;
+  auto& buffers = b.buckets.emplace_back();
+  const auto run = Run(bucket, mesh_.rank(), options_.zero_stage);
+  const int64_t begin = run.first, count = run.second;
+  SHOAL_ASSIGN_OR_RETURN(
+      buffers.weights, FlatBuffer(shards_weights_ ? count : bucket.size, options_.compute, options_.device, "weights"));
+  const Tensor own_weights = shards_weights_ ? buffers.weights : buffers.weights.Rows(begin, begin + count);
+  if (options_.compute == DType::kBF16) {
+    SHOAL_ASSIGN_OR_RETURN(buffers.masters, FlatBuffer(count, DType::kF32, options_.device, "master weights"));
+  } else {
+    buffers.masters = own_weights;
+  }
+  const auto gradients = [&](int64_t elements, const char* what,
+                             std::shared_ptr<Storage>& memory) -> absl::StatusOr<Tensor> {
+    if (options_.arena == nullptr) return FlatBuffer(elements, grad_type(), options_.device, what);
+    memory = std::make_shared<Storage>(nullptr, elements * DTypeBytes(grad_type()), options_.device);
+    return Tensor(memory, 0, {elements}, grad_type());
+  };
+  if (flights_ == nullptr) {
+    SHOAL_ASSIGN_OR_RETURN(buffers.grads, gradients(bucket.size, "gradients", buffers.grads_memory));
+  }
+  // A group of one reduces nothing: its gradients are the sums already.
+  if (mesh_.size() == 1 || (options_.zero_stage == 0 && !Encodes())) {
+    buffers.owned = buffers.grads.Rows(begin, begin + count);
+  } else {
+    SHOAL_ASSIGN_OR_RETURN(buffers.owned, gradients(count, "reduced gradients", buffers.owned_memory));
+  }
+  if (Encodes()) {
+    for (Tensor* residual : {&buffers.residual, &buffers.left}) {
+      if (!KeepsResiduals() || (residual == &buffers.left && flights_ == nullptr)) continue;
+      SHOAL_ASSIGN_OR_RETURN(*residual, FlatBuffer(bucket.size, DType::kF32, options_.device, "residuals"));
+    }
+    buffers.errors = std::make_shared<std::vector<RunErrors>>();
+  }
+  for (size_t i = 0; i < bucket.params.size(); ++i) {
+    const Param& param = *params_[bucket.params[i]];
+    if (Encodes()) {
+      buffers.runs.push_back({.begin = bucket.offsets[i],
+                              .end = bucket.offsets[i] + param.size(),
+                              .codec = codec_of_[param.id],
+                              .tensor = NameHash(param.name)});
+    }
+    const auto part = [&](const Tensor& flat) {
+      return flat.Rows(bucket.offsets[i], bucket.offsets[i] + param.size()).View(param.shape);
+    };
+    if (!shards_weights_) b.weights[param.id] = part(buffers.weights);
+    if (flights_ == nullptr) b.grads[param.id] = part(buffers.grads);
+    const auto own = [&](int64_t from, int64_t to) {
+      const int64_t at = bucket.offsets[i] + from - begin;
+      b.pieces.push_back(
+          {&param, from, to, buffers.masters.Rows(at, at + to - from), buffers.owned.Rows(at, at + to - from)});
+    };
+    if (options_.zero_stage == 0) {
+      own(0, param.size());
+      continue;
+    }
+    for (const ShardPiece& piece : bucket.owned[mesh_.rank()]) {
+      if (piece.param == param.id) own(piece.begin, piece.end);
+    }
+  }
+  return absl::OkStatus();
 }
 
 void DataParallel::InitializeWeights(uint64_t seed) {
@@ -173,6 +179,7 @@ void DataParallel::InitializeWeights(ThreadPool& pool, uint64_t seed) {
   if (options_.device == DeviceKind::kMeta) return;
   OpContext ctx{.pool = &pool};
   for (const Param* param : params_) {
+    if (shards_weights_) break;
     const Tensor& weight = buffers_->weights[param->id];
     if (weight.dtype() != DType::kBF16) {
       InitialValues(pool, *param, seed, 0, weight);
@@ -182,8 +189,25 @@ void DataParallel::InitializeWeights(ThreadPool& pool, uint64_t seed) {
     InitialValues(pool, *param, seed, 0, wide);
     ops::Copy(ctx, wide, weight);
   }
-  if (options_.compute != DType::kBF16) return;
+  if (options_.compute != DType::kBF16 && !shards_weights_) return;
   for (OwnedPiece& piece : buffers_->pieces) InitialValues(pool, *piece.param, seed, piece.begin, piece.master);
+  if (shards_weights_) CopyMasters(pool);
+}
+
+// Masters -> this rank's run of the weights, where they are not the same.
+void DataParallel::CopyMasters(ThreadPool& pool) {
+  OpContext ctx{.pool = &pool};
+  for (size_t i = 0; i < plan_.buckets.size() && options_.compute == DType::kBF16; ++i) {
+    const auto& buffers = buffers_->buckets[i];
+    if (buffers.masters.size() > 0) ops::Copy(ctx, buffers.masters, OwnWeights(i));
+  }
+}
+
+Tensor DataParallel::OwnWeights(size_t bucket) const {
+  const Tensor& weights = buffers_->buckets[bucket].weights;
+  if (shards_weights_) return weights;
+  const auto [begin, count] = Run(plan_.buckets[bucket], mesh_.rank(), options_.zero_stage);
+  return weights.Rows(begin, begin + count);
 }
 
 void DataParallel::BindGradients(size_t bucket) {
@@ -205,22 +229,51 @@ void DataParallel::ReleaseGradients() {
   }
 }
 
-void DataParallel::BeginStep() {
-  ReleaseGradients();
-  buffers_->touched.assign(params_.size(), false);
-  buffers_->next_bucket = 0;
-  measure_ = nullptr;
-  own_squares_ = 0;
-  ++encoded_steps_;
-  for (size_t i = 0; i < plan_.buckets.size(); ++i) {
-    buffers_->buckets[i].waiting = static_cast<int>(plan_.buckets[i].params.size());
-    buffers_->buckets[i].work = nullptr;
-  }
+double DataParallel::TakePassWait() {
+  const double reductions = flights_ == nullptr ? 0 : flights_->TakeWaited();
+  reduce_wait_seconds_ += reductions;
+  return reductions + (units_ == nullptr ? 0 : units_->TakeWaited());
 }
 
-void DataParallel::BeginMicroBatch(MicroBatch which) {
+void DataParallel::BeginStep() {
+  ReleaseGradients();
+  TakePassWait();
+  measure_ = nullptr;
+  reduce_wait_seconds_ = 0;
+  micro_batches_ = 0;
+  BeginRound();
+  for (auto& buffers : buffers_->buckets) buffers.work = nullptr;
+}
+
+// Every bucket's reduction is still to come.
+void DataParallel::BeginRound() {
+  buffers_->touched.assign(params_.size(), false);
+  buffers_->next_bucket = 0;
+  own_squares_ = 0;
+  ++encoded_steps_;
+  for (size_t i = 0; i < plan_.buckets.size(); ++i)
+    buffers_->buckets[i].waiting = static_cast<int>(plan_.buckets[i].params.size());
+}
+
+absl::Status DataParallel::BeginMicroBatch(MicroBatch which) {
+  if (flights_ != nullptr && micro_batches_ > 0) {
+    SHOAL_RETURN_IF_ERROR(FinishMicroBatch());
+    BeginRound();
+  }
+  ++micro_batches_;
+  if (units_ != nullptr) SHOAL_RETURN_IF_ERROR(units_->BeginPass(UnitStore::Pass::kTraining));
   buffers_->last = which == MicroBatch::kLast;
   if (buffers_->last) last_began_ = SteadySeconds();
+  return absl::OkStatus();
+}
+
+// In flight: what Ready has not started (a rank without work contributes zeros), until all memory is free again.
+absl::Status DataParallel::FinishMicroBatch() {
+  for (auto& buffers : buffers_->buckets) buffers.waiting = 0;
+  SHOAL_RETURN_IF_ERROR(StartReady());
+  const absl::Status status = flights_->LandAll();
+  reduce_wait_seconds_ += flights_->TakeWaited();
+  return status;
 }
 
 void DataParallel::SetCodecs(std::vector<const Codec*> of) {
@@ -290,25 +343,65 @@ bool DataParallel::AllExact(size_t bucket) const {
   return std::all_of(runs.begin(), runs.end(), [](const EncodedRun& run) { return run.codec->exact(); });
 }
 
-Tensor DataParallel::Weight(const Param& param) { return buffers_->weights[param.id]; }
+Tensor DataParallel::Weight(const Param& param) {
+  auto weight = WholeWeight(param);
+  if (!weight.ok()) throw StepAborted(weight.status());
+  return *std::move(weight);
+}
+
+absl::StatusOr<Tensor> DataParallel::WholeWeight(const Param& param) {
+  if (units_ != nullptr) return units_->Weight(param);
+  return buffers_->weights[param.id];
+}
+
+absl::Status DataParallel::BeginEvaluation() {
+  return units_ == nullptr ? absl::OkStatus() : units_->BeginPass(UnitStore::Pass::kEvaluation);
+}
+
+absl::Status DataParallel::ReleaseWeights() { return units_ == nullptr ? absl::OkStatus() : units_->Release(); }
+
+void DataParallel::SetWeight(ThreadPool& pool, const Param& param, const Tensor& value) {
+  OpContext ctx{.pool = &pool};
+  if (!shards_weights_) ops::Copy(ctx, value, buffers_->weights[param.id]);
+  for (const OwnedPiece& piece : buffers_->pieces) {
+    if (piece.param == &param) ops::Copy(ctx, value.View({param.size()}).Rows(piece.begin, piece.end), piece.master);
+  }
+}
 
 GradSink DataParallel::Grad(const Param& param) {
   const bool first = !buffers_->touched[param.id];
+  const auto accumulate = first ? ops::Accumulate::kOverwrite : ops::Accumulate::kAdd;
   buffers_->touched[param.id] = true;
-  BindGradients(plan_.bucket_of[param.id]);
-  return {buffers_->grads[param.id], first ? ops::Accumulate::kOverwrite : ops::Accumulate::kAdd};
+  const auto bucket = static_cast<size_t>(plan_.bucket_of[param.id]);
+  if (flights_ == nullptr) {
+    BindGradients(bucket);
+    return {buffers_->grads[param.id], accumulate};
+  }
+  const auto whole = flights_->Open(bucket);
+  if (!whole.ok()) throw StepAborted(whole.status());
+  const int64_t begin = OffsetOf(param);
+  return {whole->Rows(begin, begin + param.size()).View(param.shape), accumulate};
+}
+
+int64_t DataParallel::OffsetOf(const Param& param) const {
+  const Bucket& bucket = plan_.buckets[plan_.bucket_of[param.id]];
+  return bucket.offsets[std::find(bucket.params.begin(), bucket.params.end(), param.id) - bucket.params.begin()];
 }
 
 void DataParallel::Ready(const Param& param) {
-  if (!buffers_->last || options_.device == DeviceKind::kMeta) return;
+  if (flights_ == nullptr && (!buffers_->last || options_.device == DeviceKind::kMeta)) return;
   --buffers_->buckets[plan_.bucket_of[param.id]].waiting;
-  StartReady();
+  if (const absl::Status status = StartReady(); !status.ok()) throw StepAborted(status);
 }
 
 // Starts reductions in bucket order, so that every rank submits them in the same one.
-void DataParallel::StartReady() {
+absl::Status DataParallel::StartReady() {
   auto& b = *buffers_;
   for (; b.next_bucket < b.buckets.size() && b.buckets[b.next_bucket].waiting == 0; ++b.next_bucket) {
+    if (flights_ != nullptr) {
+      SHOAL_RETURN_IF_ERROR(StartFlight(b.next_bucket));
+      continue;
+    }
     auto& buffers = b.buckets[b.next_bucket];
     if (measure_ != nullptr) {
       OpContext ops{.pool = measure_};
@@ -319,7 +412,7 @@ void DataParallel::StartReady() {
     const std::string tag = absl::StrCat("grad bucket ", b.next_bucket);
     buffers.ready = SteadySeconds() - last_began_;
     if (Encodes()) {
-      buffers.work = StartEncoded(b.next_bucket, tag);
+      buffers.work = StartEncoded(b.next_bucket, buffers.grads, buffers.owned, tag);
       continue;
     }
     buffers.work = options_.zero_stage == 0
@@ -327,17 +420,79 @@ void DataParallel::StartReady() {
                        : mesh_.gradients().ReduceScatterV(buffers.grads, bucket.counts, buffers.owned, ReduceOp::kSum,
                                                           {.tag = tag});
   }
+  return absl::OkStatus();
 }
 
-WorkPtr DataParallel::StartEncoded(size_t bucket, const std::string& tag) {
+// The first micro-batch's sums come to where they stay. Those of later ones come to this rank's part of the whole
+// gradients, which nobody else reads; codes are decoded while that part is still needed, and so have a block.
+absl::Status DataParallel::StartFlight(size_t bucket) {
   auto& buffers = buffers_->buckets[bucket];
-  const double ratio = rate_ > 0 && committed_rate_ > 0 ? std::clamp(committed_rate_ / rate_, 0.1, 10.0) : 1;
-  buffers.errors->assign(buffers.runs.size(), {});
+  SHOAL_ASSIGN_OR_RETURN(const Tensor whole, flights_->Open(bucket));
+  const bool first = micro_batches_ <= 1;
+  if (first) BindGradients(bucket);
+  const auto [begin, count] = Run(plan_.buckets[bucket], mesh_.rank(), options_.zero_stage);
+  const Tensor block = !first && Encodes() ? flights_->Block(count) : Tensor();
+  if (whole.meta()) {
+    flights_->Depart(bucket, nullptr, block);
+    return absl::OkStatus();
+  }
+  for (size_t i = 0; i < plan_.buckets[bucket].params.size(); ++i) {
+    const Param& param = *params_[plan_.buckets[bucket].params[i]];
+    if (buffers_->touched[param.id]) continue;
+    const Tensor grad = whole.Rows(plan_.buckets[bucket].offsets[i], plan_.buckets[bucket].offsets[i] + param.size());
+    std::memset(grad.raw(), 0, static_cast<size_t>(grad.bytes()));
+  }
+  if (measure_ != nullptr) {
+    OpContext ops{.pool = measure_};
+    own_squares_ += ops::SumOfSquares(ops, whole);
+  }
+  const std::string tag = absl::StrCat("grad bucket ", bucket);
+  buffers.ready = SteadySeconds() - last_began_;
+  const Tensor in = flights_->Lend(whole);
+  const Tensor later = block.defined() ? flights_->Lend(block) : in.Rows(begin, begin + count);
+  const Tensor& out = first ? buffers.owned : later;
+  WorkPtr work =
+      Encodes() ? StartEncoded(bucket, in, out, tag)
+                : mesh_.gradients().ReduceScatterV(in, plan_.buckets[bucket].counts, out, ReduceOp::kSum, {.tag = tag});
+  flights_->Depart(bucket, std::move(work), first ? Tensor() : block.defined() ? block : later);
+  return absl::OkStatus();
+}
+
+namespace {
+
+template <class T>
+void AddTo(const Tensor& from, const Tensor& to) {
+  const T* const x = from.data<T>();
+  T* const sum = to.data<T>();
+  for (int64_t i = 0; i < to.size(); ++i) sum[i] += x[i];
+}
+
+}  // namespace
+
+void DataParallel::Landed(const GradientFlights::Flight& flight) {
+  auto& buffers = buffers_->buckets[flight.bucket];
+  buffers.seconds = flight.work->Seconds();
+  if (flight.sum.defined())
+    grad_type() == DType::kF64 ? AddTo<double>(flight.sum, buffers.owned) : AddTo<float>(flight.sum, buffers.owned);
+  if (buffers.kept) std::memcpy(buffers.left.raw(), flight.whole.raw(), static_cast<size_t>(flight.whole.bytes()));
+}
+
+WorkPtr DataParallel::StartEncoded(size_t bucket, const Tensor& in, const Tensor& out, const std::string& tag) {
+  auto& buffers = buffers_->buckets[bucket];
+  // Later rounds of a step go on where the one before ended, at the same rate.
+  const bool first = flights_ == nullptr || micro_batches_ <= 1;
+  const double ratio = first && rate_ > 0 && committed_rate_ > 0 ? std::clamp(committed_rate_ / rate_, 0.1, 10.0) : 1;
   // Nothing is left behind before the first code, and nothing after an exact step.
   using Residual = Buffers::PerBucket::Residual;
   buffers.leaves = AllExact(bucket) ? Residual::kZero : Residual::kHeld;
-  buffers.kept = KeepsResiduals() && (buffers.holds == Residual::kHeld || buffers.leaves == Residual::kHeld);
-  StartFactors(bucket, static_cast<float>(ratio));
+  const bool takes =
+      KeepsResiduals() && ((first && buffers.holds == Residual::kHeld) || buffers.leaves == Residual::kHeld);
+  if (first) {
+    buffers.errors->assign(buffers.runs.size(), {});
+    buffers.commits = takes;
+  }
+  buffers.kept = takes;
+  if (flights_ == nullptr) StartFactors(bucket, static_cast<float>(ratio));
   std::function<void(size_t, const CodecInput&)> observe;
   if (observe_ != nullptr) {
     observe = [this, bucket](size_t run, const CodecInput& input) {
@@ -345,13 +500,15 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const std::string& tag) {
     };
   }
   return mesh_.gradients().ReduceEncoded(
-      {.in = buffers.grads,
-       .residual = buffers.kept ? buffers.residual : Tensor(),
+      {.in = in,
+       .residual = !takes  ? Tensor()
+                   : first ? buffers.residual
+                           : buffers.left,
        .residual_scale = static_cast<float>(ratio),
        .counts = plan_.buckets[bucket].counts,
        .runs = buffers.runs,
        .half = options_.zero_stage == 0 ? EncodedReduction::Half::kAll : EncodedReduction::Half::kScatter,
-       .out = buffers.owned,
+       .out = out,
        .seed = options_.codecs->seed,
        .step = static_cast<uint32_t>(encoded_steps_),
        .observe = std::move(observe),
@@ -364,8 +521,11 @@ void DataParallel::CommitResiduals(ThreadPool& pool, double rate) {
   if (!KeepsResiduals()) return;
   OpContext ctx{.pool = &pool};
   for (auto& buffers : buffers_->buckets) {
-    if (!buffers.kept) continue;
-    ops::Copy(ctx, buffers.grads, buffers.residual);
+    if (!buffers.commits) continue;
+    if (flights_ == nullptr)
+      ops::Copy(ctx, buffers.grads, buffers.residual);
+    else
+      std::swap(buffers.left, buffers.residual);
     buffers.holds = buffers.leaves;
   }
   committed_rate_ = rate;
@@ -383,20 +543,23 @@ absl::Status DataParallel::FinishLoad() {
 
 std::vector<DataParallel::BucketTime> DataParallel::bucket_times() const {
   std::vector<BucketTime> times;
-  for (const auto& buffers : buffers_->buckets)
-    times.push_back({buffers.ready, buffers.ready + (buffers.work == nullptr ? 0 : buffers.work->Seconds())});
+  for (const auto& buffers : buffers_->buckets) {
+    const double seconds = buffers.work == nullptr ? buffers.seconds : buffers.work->Seconds();
+    times.push_back({buffers.ready, buffers.ready + seconds});
+  }
   return times;
 }
 
-uint64_t DataParallel::WeightHash(std::vector<uint64_t>* by_param) const {
+absl::StatusOr<uint64_t> DataParallel::WeightHash(std::vector<uint64_t>* by_param) {
   uint64_t all = 0;
   if (by_param != nullptr) by_param->assign(params_.size(), 0);
   for (const Param* param : params_) {
-    const Tensor& weight = buffers_->weights[param->id];
+    SHOAL_ASSIGN_OR_RETURN(const Tensor weight, WholeWeight(*param));
     const uint64_t hash = XXH3_64bits(weight.raw(), static_cast<size_t>(weight.bytes()));
     if (by_param != nullptr) (*by_param)[param->id] = hash;
     all = all * 0x9E3779B97F4A7C15U + hash;
   }
+  SHOAL_RETURN_IF_ERROR(ReleaseWeights());
   return all;
 }
 
@@ -413,6 +576,12 @@ RunErrors DataParallel::codec_errors() const {
 }
 
 absl::Status DataParallel::FinishReductions() {
+  if (flights_ != nullptr) {
+    backward_end_ = SteadySeconds() - last_began_;
+    SHOAL_RETURN_IF_ERROR(FinishMicroBatch());
+    observe_ = nullptr;
+    return ReleaseWeights();
+  }
   for (size_t i = 0; i < plan_.buckets.size(); ++i) BindGradients(i);
   if (options_.device == DeviceKind::kMeta) return absl::OkStatus();
   for (const Param* param : params_) {
@@ -421,7 +590,7 @@ absl::Status DataParallel::FinishReductions() {
     std::memset(grad.raw(), 0, static_cast<size_t>(grad.bytes()));
   }
   for (auto& buffers : buffers_->buckets) buffers.waiting = 0;
-  StartReady();
+  SHOAL_RETURN_IF_ERROR(StartReady());
   const auto start = std::chrono::steady_clock::now();
   backward_end_ = SteadySeconds() - last_began_;
   absl::Status status;
@@ -438,15 +607,12 @@ absl::Span<OwnedPiece> DataParallel::pieces() { return absl::MakeSpan(buffers_->
 
 absl::Status DataParallel::PublishWeights(ThreadPool& pool) {
   if (options_.device == DeviceKind::kMeta) return absl::OkStatus();
-  OpContext ctx{.pool = &pool};
+  CopyMasters(pool);
+  if (units_ != nullptr) return units_->Release();
   std::vector<WorkPtr> works;
   for (size_t i = 0; i < plan_.buckets.size(); ++i) {
-    auto& buffers = buffers_->buckets[i];
-    const auto [begin, count] = Run(plan_.buckets[i], mesh_.rank(), options_.zero_stage);
-    const Tensor own = buffers.weights.Rows(begin, begin + count);
-    if (options_.compute == DType::kBF16 && count > 0) ops::Copy(ctx, buffers.masters, own);
     if (options_.zero_stage == 0 || mesh_.size() == 1) continue;
-    works.push_back(mesh_.gradients().AllGatherV(own, plan_.buckets[i].counts, buffers.weights,
+    works.push_back(mesh_.gradients().AllGatherV(OwnWeights(i), plan_.buckets[i].counts, buffers_->buckets[i].weights,
                                                  {.tag = absl::StrCat("weight bucket ", i)}));
   }
   absl::Status status;
@@ -510,26 +676,31 @@ int64_t DataParallel::weight_bytes() const {
 }
 int64_t DataParallel::grad_bytes() const {
   int64_t bytes = 0;
-  for (const auto& b : buffers_->buckets)
-    bytes += b.grads.bytes() + ((options_.zero_stage == 1 || Encodes()) && mesh_.size() > 1 ? b.owned.bytes() : 0);
-  return bytes;
+  for (const auto& b : buffers_->buckets) {
+    if (flights_ == nullptr) bytes += b.grads.bytes();
+    if ((options_.zero_stage > 0 || Encodes()) && mesh_.size() > 1) bytes += b.owned.bytes();
+  }
+  return bytes + (flights_ == nullptr ? 0 : flights_->peak_bytes());
 }
 int64_t DataParallel::residual_bytes() const {
   int64_t bytes = 0;
-  for (const auto& b : buffers_->buckets) bytes += b.residual.defined() ? b.residual.bytes() : 0;
+  for (const auto& b : buffers_->buckets) {
+    for (const Tensor& residual : {b.residual, b.left}) bytes += residual.defined() ? residual.bytes() : 0;
+  }
   return bytes + (factored_ == nullptr ? 0 : factored_->bytes());
 }
 int64_t DataParallel::reduced_bytes() const {
   if (mesh_.size() == 1) return 0;
   const int64_t halves = options_.zero_stage == 0 ? 2 : 1, ranks = mesh_.size();
+  const int64_t rounds = flights_ == nullptr ? 1 : std::max<int64_t>(1, micro_batches_);
   int64_t bytes = 0;
   for (size_t b = 0; b < plan_.buckets.size(); ++b) {
-    int64_t whole = buffers_->buckets[b].grads.bytes();
+    int64_t whole = plan_.buckets[b].size * DTypeBytes(grad_type());
     if (Encodes()) {
       whole = 0;
       for (const int param : plan_.buckets[b].params) whole += CodeBytes(*codec_of_[param], *params_[param]);
     }
-    bytes += halves * whole * (ranks - 1) / ranks;
+    bytes += rounds * halves * whole * (ranks - 1) / ranks;
   }
   return bytes;
 }

@@ -1,14 +1,28 @@
 // DataParallel: weights, gradients and masters of one rank; gradients are reduced bucket by bucket while backward goes
-// on.
+// on. What a rank holds whole and what in shares is the ZeRO stage (arXiv 1910.02054):
 //
-// Weights are whole on every rank, in compute dtype, one flat buffer per bucket (Weight() is a view). Gradients are
-// f32, one flat buffer per bucket, summed over micro-batches and then over ranks (SUM: the loss is already divided by
-// the global token count). With an arena they are there from a bucket's first contribution to ReleaseGradients, in the
-// memory that activations leave. ZeRO 0: buckets are all-reduced and every rank owns all masters. ZeRO 1 (arXiv
-// 1910.02054): buckets are reduce-scattered, each rank owns and updates its pieces, weights are all-gathered.
-// Reductions sum in rank order, so both stages give the same bits. In f64 (gradient equality tests) everything is f64.
-// With codecs, buckets travel encoded (comm/encoded_reduction.h), once a step; the sum then lies beside the gradients
-// in both stages, and what codes leave behind takes the gradients' place until CommitResiduals.
+//   0  everything whole: buckets are all-reduced, every rank owns and updates all masters.
+//   1  masters (and moments) in shares: buckets are reduce-scattered in the last micro-batch, each rank updates its
+//      pieces, weights are all-gathered.
+//   2  and sums of gradients in shares: every micro-batch's buckets are reduce-scattered as they become ready, and each
+//      rank's part is added to its sums, in the order of micro-batches. A bucket's whole gradients are there from its
+//      first contribution in a micro-batch to the end of its reduction (GradientFlights).
+//   3  and weights in shares: whole ones are gathered before they are used and let go afterwards (UnitStore).
+//
+// Weights are in compute dtype, one flat buffer per bucket (Weight() is a view). Gradients are f32, one flat buffer per
+// bucket, summed (SUM: the loss is already divided by the global token count) over micro-batches and then over ranks,
+// with ZeRO 2 and 3 over ranks first. With an arena they are there from a bucket's first contribution to
+// ReleaseGradients, in the memory that activations leave. Reductions sum in rank order: stages 0 and 1 give the same
+// bits, and all stages where a step is one micro-batch. A lone rank has everything whole at every stage. In f64
+// (gradient equality tests) everything is f64.
+//
+// ZeRO 2 and 3 reduce in every micro-batch, and 3 gathers: a rank without work of its own takes part all the same. With
+// ZeRO 2 BeginMicroBatch is enough, with ZeRO 3 it runs forward and backward as the others do, on a batch of no rows.
+//
+// With codecs, buckets travel encoded (comm/encoded_reduction.h), once a step, with ZeRO 2 and 3 once a micro-batch. In
+// stages 0 and 1 the sum then lies beside the gradients, and what codes leave behind takes the gradients' place until
+// CommitResiduals. In stages 2 and 3 it has memory of its own, as large as all gradients: a micro-batch's codes are
+// given what the one before left behind, and CommitResiduals hands the last one's on to the next step.
 #pragma once
 
 #include <functional>
@@ -18,22 +32,24 @@
 
 #include "parallel/factored_gradients.h"
 #include "parallel/gradient_codecs.h"
+#include "parallel/gradient_flights.h"
 #include "parallel/mesh.h"
 #include "parallel/sharder.h"
 #include "parallel/state.h"
+#include "parallel/unit_store.h"
 #include "runtime/module/param.h"
 #include "runtime/tensor/arena.h"
 
 namespace shoal {
 
 struct DataParallelOptions {
-  int zero_stage = 1;  // 0 or 1
+  int zero_stage = 1;  // 0 to 3
   DType compute = DType::kF32;
   int64_t bucket_bytes = 4 << 20;
   ShardGranularity granularity = ShardGranularity::kElement;
   std::vector<double> update_cost = {};  // by Param::id; see ShardRequest::cost
   DeviceKind device = DeviceKind::kCpu;  // kMeta: no memory (plans)
-  Arena* arena = nullptr;  // of the step, holds its gradients; not owned. Null: they have their own memory
+  Arena* arena = nullptr;  // of the step, holds its gradients and gathered weights; not owned. Null: own memory
   std::shared_ptr<const GradientCodecs> codecs = nullptr;  // null: gradients travel as they are
 };
 
@@ -58,15 +74,20 @@ class DataParallel : public ParamSource, public Stateful {
   void InitializeWeights(ThreadPool& pool, uint64_t seed);
   void InitializeWeights(uint64_t seed);  // on the calling thread alone
 
-  // --- One step: BeginStep; per micro-batch BeginMicroBatch, backward; FinishReductions; CommitResiduals unless the
-  // step is skipped; update pieces(); ReleaseGradients; PublishWeights.
+  // --- One step: BeginStep; per micro-batch BeginMicroBatch, forward, backward; FinishReductions; CommitResiduals
+  // unless the step is skipped; update pieces(); ReleaseGradients; PublishWeights.
   void BeginStep();
   // After BeginStep: own_squares() of this step will be the squared norm of this rank's own gradient, before
-  // reductions.
+  // reductions. With reduces_each_micro_batch() it is that of the micro-batch whose backward has just ended.
   void MeasureOwn(ThreadPool& pool) { measure_ = &pool; }
   double own_squares() const { return own_squares_; }
-  enum class MicroBatch : uint8_t { kMore, kLast };  // gradients are reduced in the last one
-  void BeginMicroBatch(MicroBatch which);
+  enum class MicroBatch : uint8_t { kMore, kLast };  // stages 0 and 1 reduce in the last one
+  // Communication errors of the micro-batch before.
+  absl::Status BeginMicroBatch(MicroBatch which);
+  bool reduces_each_micro_batch() const { return flights_ != nullptr; }
+  // Weights are whole only while they are used, so that forward, backward and evaluation are collective.
+  bool gathers_weights() const { return units_ != nullptr; }
+  // Weight, Grad and Ready throw StepAborted where communication fails.
   Tensor Weight(const Param& param) override;
   GradSink Grad(const Param& param) override;
   void Ready(const Param& param) override;
@@ -99,11 +120,20 @@ class DataParallel : public ParamSource, public Stateful {
   RunErrors factor_errors() const { return factored_ == nullptr ? RunErrors() : factored_->errors(); }
   // Gives the arena its memory back: gradients are gone. BeginStep does it, too.
   void ReleaseGradients();
-  // Masters -> weights in compute dtype; ZeRO 1 gathers them from their owners. Communication errors.
+  // Masters -> weights in compute dtype; ZeRO 1 and 2 gather them from their owners. Communication errors.
   absl::Status PublishWeights(ThreadPool& pool);
 
-  // A hash of the weights' bits, and of each parameter's by id.
-  uint64_t WeightHash(std::vector<uint64_t>* by_param = nullptr) const;
+  // --- Weights outside a step. With gathers_weights() these are collective, in one order on all ranks.
+  // Before each forward of an evaluation. Communication errors.
+  absl::Status BeginEvaluation();
+  // The whole weight, valid until ReleaseWeights. Communication errors.
+  absl::StatusOr<Tensor> WholeWeight(const Param& param);
+  // Once evaluation, or whoever asked for whole weights, is done with them.
+  absl::Status ReleaseWeights();
+  // This parameter's weight and masters become `value` (f32, of its shape; the same on all ranks).
+  void SetWeight(ThreadPool& pool, const Param& param, const Tensor& value);
+  // A hash of the weights' bits, and of each parameter's by id; with gathers_weights() of what a rank gathers.
+  absl::StatusOr<uint64_t> WeightHash(std::vector<uint64_t>* by_param = nullptr);
 
   // Visits masters as "<name>" (the model's weights in fp32), by box.
   void VisitState(StateVisitor& visitor) override;
@@ -111,24 +141,37 @@ class DataParallel : public ParamSource, public Stateful {
   // to be taken as they were.
   absl::Status FinishLoad();
   const ShardPlan& plan() const { return plan_; }
-  // Bytes this rank holds: weights, gradients, masters.
+  // Bytes this rank holds: weights (its shares of them with ZeRO 3), gradients, masters.
   int64_t weight_bytes() const;
+  // With reduces_each_micro_batch() sums, and as many of whole buckets as were there at once so far.
   int64_t grad_bytes() const;
+  // Most bytes of gathered weights that were there at once so far.
+  int64_t gathered_bytes() const { return units_ == nullptr ? 0 : units_->peak_bytes(); }
   int64_t master_bytes() const;
   int64_t residual_bytes() const;
   // Bytes of gradients that this rank sends in a step, its share of what all send.
   int64_t reduced_bytes() const;
-  double reduce_wait_seconds() const {
-    return reduce_wait_seconds_;
-  }  // of the last FinishReductions: not hidden behind backward
+  // Of the last step: what of reductions was not hidden behind backward.
+  double reduce_wait_seconds() const { return reduce_wait_seconds_; }
+  // Seconds that Weight, Grad and Ready have waited for other ranks since the last call, or BeginStep.
+  double TakePassWait();
 
  private:
   DataParallel(std::vector<const Param*> params, Mesh& mesh, DataParallelOptions options);
-  void StartReady();
+  absl::Status CreateBucket(const Bucket& bucket);
+  void CopyMasters(ThreadPool& pool);
+  Tensor OwnWeights(size_t bucket) const;
+  int64_t OffsetOf(const Param& param) const;
+  void BeginRound();
+  DType grad_type() const { return options_.compute == DType::kF64 ? DType::kF64 : DType::kF32; }
+  absl::Status StartReady();
+  absl::Status StartFlight(size_t bucket);
+  void Landed(const GradientFlights::Flight& flight);
+  absl::Status FinishMicroBatch();
   void BindGradients(size_t bucket);
   bool Encodes() const { return options_.codecs != nullptr && mesh_.size() > 1; }
   bool KeepsResiduals() const { return Encodes() && options_.codecs->feedback == GradientCodecs::Feedback::kYes; }
-  WorkPtr StartEncoded(size_t bucket, const std::string& tag);
+  WorkPtr StartEncoded(size_t bucket, const Tensor& in, const Tensor& out, const std::string& tag);
   bool AllExact(size_t bucket) const;
   void StartFactors(size_t bucket, float residual_scale);
   absl::Status FinishFactors();
@@ -146,10 +189,15 @@ class DataParallel : public ParamSource, public Stateful {
   Observer observe_;
   std::unique_ptr<FactoredGradients> factored_;  // null: nothing is encoded
   double last_began_ = 0, backward_end_ = 0;
-  int64_t encoded_steps_ = 0;             // begun, for stochastic codecs
+  int64_t encoded_steps_ = 0;             // rounds of reductions begun, for stochastic codecs
   double rate_ = 0, committed_rate_ = 0;  // 0: unknown
+  int64_t micro_batches_ = 0;             // begun in this step
+  bool shards_weights_ = false;           // this rank keeps its run of the weights alone
   struct Buffers;
   std::unique_ptr<Buffers> buffers_;
+  std::unique_ptr<Arena> own_arena_;          // null: the step's is there, or none is needed
+  std::unique_ptr<GradientFlights> flights_;  // null: whole gradients stay until ReleaseGradients
+  std::unique_ptr<UnitStore> units_;          // null: weights are whole
 };
 
 }  // namespace shoal

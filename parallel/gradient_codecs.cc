@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "parallel/factored_gradients.h"
@@ -52,14 +53,20 @@ bool IsPlanned(const CompressionConfig& config) {
 
 namespace {
 
+// Sums of shares over micro-batches never show what is largest, or the factors, of a whole step's gradient.
+bool WantsWhole(absl::string_view codec, int zero_stage) {
+  return zero_stage >= 2 && (absl::StartsWith(codec, "topk_") || absl::StartsWith(codec, "powersgd_"));
+}
+
 // What layers choose among when the job does not say. Unbiased ones alone where nothing is kept of what codes leave
 // out. Not PowerSGD: gradients gain rank faster than errors are measured (tests/performance.md).
-std::vector<std::string> KnownOptions(const CompressionConfig& config) {
+std::vector<std::string> KnownOptions(const CompressionConfig& config, int zero_stage) {
   std::vector<std::string> names;
   for (const CodecFamily& family : CodecFamilies()) {
     for (const absl::string_view name : family.codecs) {
       const bool biased = MakeCodec(name, config.block()).value()->biased();
       const bool stochastic = family.name == "quantise_stochastic";
+      if (WantsWhole(name, zero_stage)) continue;
       if (config.error_feedback() ? !stochastic : !biased) names.emplace_back(name);
     }
   }
@@ -73,8 +80,14 @@ std::string UniformCodec(const CompressionConfig& config) {
   return config.error_feedback() ? "q5" : "q5_stochastic";
 }
 
-void CheckCodec(const CompressionConfig& config, const std::string& field, const std::string& name,
+void CheckCodec(const CompressionConfig& config, const std::string& field, const std::string& name, int zero_stage,
                 std::vector<std::string>& errors) {
+  if (WantsWhole(name, zero_stage)) {
+    errors.push_back(absl::StrCat(
+        field, " is ", name, ", which takes gradients that are whole until the step is over; ",
+        "parallel.zero: ", zero_stage,
+        " reduces those of every micro-batch by themselves: ", "take parallel.zero: 0 or 1, or a codec like q4"));
+  }
   const auto codec = MakeCodec(name, config.block());
   if (!codec.ok()) {
     errors.push_back(absl::StrCat(field, ": ", codec.status().message()));
@@ -103,9 +116,9 @@ void CheckPlanning(const CompressionConfig& config, int zero_stage, std::vector<
     return;
   }
   for (const std::string& name : config.options()) {
-    CheckCodec(config, prefix + "options", name, errors);
+    CheckCodec(config, prefix + "options", name, zero_stage, errors);
     if (const auto codec = MakeCodec(name, config.block());
-        codec.ok() && (*codec)->factor_rank() > 0 && zero_stage != 0)
+        codec.ok() && (*codec)->factor_rank() > 0 && zero_stage == 1)
       errors.push_back(absl::StrCat(prefix, "options: ", name,
                                     " is planned by errors of whole sums, which parallel.zero: ", zero_stage,
                                     " does not have; take parallel.zero: 0"));
@@ -164,7 +177,7 @@ absl::Status CheckCompression(const CompressionConfig& config, const std::vector
   if (UniformCodec(config).empty()) {
     errors.push_back("comm.compression.codec is not set; mode UNIFORM takes one, as codec: \"q4\"");
   } else if (errors.empty()) {
-    CheckCodec(config, "comm.compression.codec", UniformCodec(config), errors);
+    CheckCodec(config, "comm.compression.codec", UniformCodec(config), zero_stage, errors);
     CheckPlanning(config, zero_stage, errors);
   }
   CheckExempt(config, params, errors);
@@ -173,7 +186,8 @@ absl::Status CheckCompression(const CompressionConfig& config, const std::vector
 }
 
 std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig& config,
-                                                         const std::vector<const Param*>& params, uint64_t seed) {
+                                                         const std::vector<const Param*>& params, uint64_t seed,
+                                                         int zero_stage) {
   if (config.mode() == CompressionConfig::OFF) return nullptr;
   auto codecs = std::make_shared<GradientCodecs>();
   codecs->block = config.block();
@@ -189,7 +203,7 @@ std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const CompressionConfig
   if (IsPlanned(config)) {
     const std::vector<std::string> names =
         config.options_size() > 0 ? std::vector<std::string>(config.options().begin(), config.options().end())
-                                  : KnownOptions(config);
+                                  : KnownOptions(config, zero_stage);
     codecs->options = {exact};
     for (const std::string& name : names) {
       if (std::find(codecs->options.begin(), codecs->options.end(), own(name)) == codecs->options.end())

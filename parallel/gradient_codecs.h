@@ -43,11 +43,13 @@ double OptionErrors(const GradientCodecs& codecs, const CodecInput& input, absl:
 // LGRECO_BYTES and LGRECO_TIME.
 bool IsPlanned(const config::CompressionConfig& config);
 // InvalidArgument, one error a line, each beginning with its field: unknown codecs, biased ones without error feedback,
-// regular expressions that match nothing, options without a mode.
+// regular expressions that match nothing, options without a mode, codecs that want a step's gradients whole (topk,
+// powersgd) where ZeRO 2 and 3 reduce those of each micro-batch.
 absl::Status CheckCompression(const config::CompressionConfig& config, const std::vector<const Param*>& params,
                               int zero_stage);
 // Null when compression is off. `config` has passed CheckCompression.
 std::shared_ptr<const GradientCodecs> MakeGradientCodecs(const config::CompressionConfig& config,
-                                                         const std::vector<const Param*>& params, uint64_t seed);
+                                                         const std::vector<const Param*>& params, uint64_t seed,
+                                                         int zero_stage = 1);
 
 }  // namespace shoal

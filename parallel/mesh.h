@@ -1,5 +1,5 @@
-// Mesh: the communicators of one epoch. Later issues add sequence and expert axes; today it has the data axis, which is
-// the world.
+// Mesh: the communicators of one epoch. The data axis is the world; the sequence axis is all aligned groups of a power
+// of two of ranks that lie inside it, a rank being in at most one of each degree. A later issue adds the expert axis.
 #pragma once
 
 #include <memory>
@@ -24,14 +24,19 @@ class Mesh {
   int rank() const { return control_->rank(); }
   int size() const { return control_->size(); }
   const Epoch& epoch() const { return epoch_; }
-  Communicator& control() { return *control_; }      // step scalars, plans, hashes, liveness: the main thread
-  Communicator& gradients() { return *gradients_; }  // bucket reductions, parameter gathers of ZeRO 1: the main thread
+  Communicator& control() { return *control_; }        // step scalars, plans, hashes, liveness: the main thread
+  Communicator& gradients() { return *gradients_; }    // bucket reductions, gathers of ZeRO 1 and 2: the main thread
+  Communicator& parameters() { return *parameters_; }  // parameter gathers of ZeRO 3: the main thread
   Communicator& checkpoint() { return *checkpoint_; }  // the checkpoint thread
+  // This rank's group of ranks [k degree, (k + 1) degree): the main thread. Null for degree 1, which needs none, and
+  // where that group does not lie inside the mesh.
+  Communicator* sequence_group(int degree) const;
 
  private:
   Mesh() = default;
   Epoch epoch_;
-  std::unique_ptr<Communicator> control_, gradients_, checkpoint_;
+  std::unique_ptr<Communicator> control_, gradients_, parameters_, checkpoint_;
+  std::vector<std::unique_ptr<Communicator>> groups_;  // [k]: of degree 2^(k+1)
 };
 
 }  // namespace shoal

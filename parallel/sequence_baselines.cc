@@ -1,5 +1,6 @@
 // The baselines under the same cost model, and tier 0.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -112,21 +113,29 @@ absl::StatusOr<StepPlan> BestSingleDegree(const PackingProblem& problem, int64_t
 
 absl::StatusOr<StepPlan> PlanStaticDegree(const SequencePlanRequest& request) {
   const PackingProblem problem(request);
-  return BestSingleDegree(problem, std::max(request.model->longest, problem.tokens(0)), "static");
+  const int64_t longest = std::max(request.model->longest, problem.tokens(0));
+  const int degree = request.degree;
+  if (degree == 0) return BestSingleDegree(problem, longest, "static");
+  if (degree < 1 || !std::has_single_bit(static_cast<unsigned>(degree)))
+    return absl::InvalidArgumentError(absl::StrCat("static: degree ", degree, " is no power of two"));
+  const int level = std::countr_zero(static_cast<unsigned>(degree));
+  if (problem.ranks() % degree != 0)
+    return absl::InvalidArgumentError(
+        absl::StrCat("static: degree ", degree, " does not divide ", problem.ranks(), " ranks"));
+  if (level >= problem.levels())
+    return absl::InvalidArgumentError(
+        absl::StrCat("static: degree ", degree, " exceeds the highest degree, ", request.model->max_degree));
+  if (problem.capacity(level) < longest)
+    return absl::InvalidArgumentError(absl::StrCat(
+        "static: degree ", degree, " holds ", problem.capacity(level), " tokens, and sequences have up to ", longest,
+        "; degree ", std::bit_ceil(static_cast<uint64_t>((longest + problem.capacity(0) - 1) / problem.capacity(0))),
+        " would hold them"));
+  return Finish(problem, sequences::SingleDegree(problem, level));
 }
 
 absl::StatusOr<StepPlan> PlanDegreePerBatch(const SequencePlanRequest& request) {
   const PackingProblem problem(request);
   return BestSingleDegree(problem, problem.tokens(0), "per_batch");
-}
-
-absl::StatusOr<StepPlan> PlanSortAndChunk(const SequencePlanRequest& request) {
-  const PackingProblem problem(request);
-  Packer packer(problem);
-  const std::vector<Draft> drafts = sequences::SortedChunks(problem, packer);
-  if (drafts.empty()) return absl::InternalError("sort_and_chunk: no number of chunks fits");
-  return Finish(problem, *std::min_element(drafts.begin(), drafts.end(),
-                                           [](const Draft& a, const Draft& b) { return a.seconds < b.seconds; }));
 }
 
 absl::StatusOr<StepPlan> PlanGreedy(const SequencePlanRequest& request) {

@@ -113,9 +113,17 @@ std::vector<int> CutByTokens(const PackingProblem& problem, int chunks);
 // Floors matter: small groups fragment memory. False if nothing fits.
 bool PackChunk(const PackingProblem& problem, Packer& packer, int begin, int end, Draft* best);
 
-// FlexSP's pipeline with PackChunk in place of the MILP: a draft for each number of chunks, from the least possible to
-// four more (more if none of those fits). May be empty.
+// CutByTokens and PackChunk of its chunks: a draft for each number of chunks, from the least possible to four more
+// (more if none of those fits). May be empty.
 std::vector<Draft> SortedChunks(const PackingProblem& problem, Packer& packer);
+
+// Lengths, in descending order, each raised to the greatest of its bucket of consecutive ones: at most `limits`
+// buckets, with the least sum of what is added (FlexSP Eq. 15).
+std::vector<int32_t> RoundUp(absl::Span<const int32_t> lengths, int limits);
+
+// FlexSP's pipeline: SortedChunks with the lengths of a chunk rounded up while it plans; the best number of chunks by
+// what it sees. No groups if nothing fits.
+Draft RoundedChunks(const PackingProblem& problem);
 
 // Groups of one degree only, as many as fit side by side: best fit by tokens, and micro-batches of groups that take
 // about as long. Infinite if the longest sequence does not fit.

@@ -16,7 +16,7 @@
 namespace shoal {
 namespace {
 
-constexpr double kMiB = 1 << 20;
+constexpr double kMebibyte = 1 << 20;
 
 // The least degree that holds `tokens`, of any number of ranks.
 int64_t DegreeFor(int64_t tokens, int64_t tokens_per_rank) {
@@ -29,6 +29,11 @@ int64_t Tokens(const StepPlan::Group& group, absl::Span<const int32_t> lengths) 
   int64_t tokens = 0;
   for (const int32_t k : group.sequences) tokens += lengths[static_cast<size_t>(k)];
   return tokens;
+}
+
+// Rank-seconds of exchanges per token.
+double ExchangeAreaPerToken(const SequenceCostModel& model, int degree) {
+  return model.Seconds(1, degree) * degree - model.Seconds(1, 1);
 }
 
 std::string GroupsText(const StepPlan::MicroBatch& batch) {
@@ -191,6 +196,23 @@ double PlanCost(const StepPlan& plan, absl::Span<const int32_t> lengths, const S
   return seconds;
 }
 
+StepTerms TermsOf(const StepPlan& plan, absl::Span<const int32_t> lengths, int ranks, const SequenceCostModel& model) {
+  StepTerms terms;
+  for (const auto& batch : plan.micro_batches) {
+    for (const auto& group : batch.groups) {
+      for (const int32_t k : group.sequences) {
+        const double s = lengths[static_cast<size_t>(k)];
+        terms.quadratic += model.quadratic * s * s / ranks;
+        terms.linear += model.linear * s / ranks;
+        terms.exchange += ExchangeAreaPerToken(model, group.degree) * s / ranks;
+      }
+    }
+    terms.fixed += model.fixed;
+  }
+  terms.idle = std::max(0.0, PlanCost(plan, lengths, model) - terms.sum());  // no negative rounding
+  return terms;
+}
+
 namespace {
 
 // Of a sequence, over degrees that hold it: what bounds need.
@@ -199,10 +221,6 @@ struct Least {
   double area = std::numeric_limits<double>::infinity();      // rank-seconds
   double exchange = std::numeric_limits<double>::infinity();  // of it, per token
 };
-
-double ExchangeAreaPerToken(const SequenceCostModel& model, int degree) {
-  return model.Seconds(1, degree) * degree - model.Seconds(1, 1);
-}
 
 Least LeastOf(int64_t tokens, int largest, const SequenceCostModel& model) {
   Least least;
@@ -295,7 +313,7 @@ absl::StatusOr<SequenceCostModel> PublishedCostModel(absl::string_view name, int
   static constexpr Row kRows[] = {{"7b", 5.128e-6, 0.18396, 629.4, 4.480, 32, 4096},
                                   {"13b", 9.285e-6, 0.30602, 1132.6, 4.220, 40, 5120},
                                   {"30b", 1.543e-5, 0.80357, 2789.4, 3.417, 60, 6656}};
-  constexpr double kBudget = 28 * 1024 * kMiB, kVocabulary = 50257;
+  constexpr double kBudget = 28 * 1024 * kMebibyte, kVocabulary = 50257;
   const Row* row = std::find_if(std::begin(kRows), std::end(kRows), [&](const Row& r) { return r.name == name; });
   if (row == std::end(kRows)) {
     const std::string near = DidYouMean(name, {"7b", "13b", "30b"});
@@ -313,9 +331,9 @@ absl::StatusOr<SequenceCostModel> PublishedCostModel(absl::string_view name, int
   model.fixed = row->fixed * 1e-3;
   // q, k, v and the output, forward and backward, two bytes each.
   model.exchange_bytes_per_token = 4.0 * 2 * row->layers * width * 2;
-  for (const double rate : {119.5, 104.1, 96.5, 10.33, 5.94, 4.87}) model.bandwidth.push_back(rate * 1000 * kMiB);
+  for (const double rate : {119.5, 104.1, 96.5, 10.33, 5.94, 4.87}) model.bandwidth.push_back(rate * 1000 * kMebibyte);
   model.max_degree = 64;  // heads
-  const double tokens = (kBudget - states) / (row->activation * kMiB);
+  const double tokens = (kBudget - states) / (row->activation * kMebibyte);
   if (tokens < 1) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "model states of %s on %d ranks are %s a rank and its memory is %s; take at least %d ranks", name, ranks,

@@ -81,6 +81,17 @@ double MicroBatchSeconds(const StepPlan::MicroBatch& batch, absl::Span<const int
                          const SequenceCostModel& model);
 double PlanCost(const StepPlan& plan, absl::Span<const int32_t> lengths, const SequenceCostModel& model);
 
+// PlanCost by what it is spent on, each the mean over ranks. What sequences compute is the same in every plan; plans
+// differ in the other three.
+struct StepTerms {
+  double quadratic = 0, linear = 0;
+  double exchange = 0;
+  double fixed = 0;
+  double idle = 0;  // waiting for the longest group of a micro-batch, or without a group
+  double sum() const { return quadratic + linear + exchange + fixed + idle; }
+};
+StepTerms TermsOf(const StepPlan& plan, absl::Span<const int32_t> lengths, int ranks, const SequenceCostModel& model);
+
 // Seconds that no plan of these lengths beats (§6.2); 0 of an empty batch. `lengths` has passed CheckLengths.
 //   area (LB1):    (1/N) sum_k min_d d t_d(s_k) + beta ceil(sum s / (N E)), d over degrees that hold s_k
 //   longest (LB0): beta ceil(sum s / (N E)) + max_k min_d t_d(s_k)
@@ -88,9 +99,12 @@ double PlanCost(const StepPlan& plan, absl::Span<const int32_t> lengths, const S
 //                  micro-batches. Other groups hold (M N - d) E tokens at most: the rest pays for all-to-alls at degree
 //                  d. And while it runs, the other N - d ranks do what (N - d) E tokens take at most: what is left of
 //                  the area comes after it.
+//   lp:            LpBound's (parallel/sequence_lp.h), where it was asked for; 0 otherwise, and of BoundStep
 struct StepBounds {
   double area = 0, longest = 0, crowding = 0;
-  double best() const { return std::max({area, longest, crowding}); }
+  double lp = 0;
+  double quick() const { return std::max({area, longest, crowding}); }
+  double best() const { return std::max(quick(), lp); }
 };
 StepBounds BoundStep(absl::Span<const int32_t> lengths, int ranks, const SequenceCostModel& model);
 

@@ -17,8 +17,10 @@ constexpr SequencePlanner kPlanners[] = {
     {"tier0", "sorted chunks and every single degree, each packed to a deadline", PlanTier0},
     {"static", "the best one degree that holds the longest sequence allowed", PlanStaticDegree},
     {"per_batch", "the best one degree for each batch", PlanDegreePerBatch},
-    {"sort_and_chunk", "FlexSP's pipeline, with tier 0's packing in place of its MILP", PlanSortAndChunk},
-    {"greedy", "Megatron-LM's: the least degree that holds a sequence, balanced by s^2 / degree", PlanGreedy}};
+    {"sort_and_chunk", "FlexSP's pipeline, rounded lengths and all, with tier 0's packing in place of its MILP",
+     PlanSortAndChunk},
+    {"greedy", "Megatron-LM's: the least degree that holds a sequence, balanced by s^2 / degree", PlanGreedy},
+    {"in_order", "no planning: in the batch's order, each with the least degree that holds it", PlanInOrder}};
 
 }  // namespace
 

@@ -1,5 +1,5 @@
 // Sequence planners: cut a batch of sequences into micro-batches of sequence-parallel groups so that the step is as
-// short as the cost model allows. Offline for now: training does not use these plans yet.
+// short as the cost model allows. In training a SequenceControl asks them, ahead of each step.
 //
 // Pure: no communication, no clock; equal requests give equal plans on every rank (ties break by position in the batch;
 // searches end after a number of tries, never by the clock).
@@ -20,9 +20,9 @@ struct SequencePlanRequest {
   absl::Span<const int32_t> lengths = {};    // tokens of each sequence, each >= 1; not owned
   int ranks = 1;                             // any number
   const SequenceCostModel* model = nullptr;  // not owned
-  int tries = 0;      // of tier 1: how often it packs the whole batch; 0: 2,000 for 512 sequences on 64
-                      // ranks, fewer of larger batches
-  uint64_t seed = 0;  // of tier 1's search
+  int tries = 0;                             // of tier 1: how often it packs the whole batch; 0: SearchTries
+  uint64_t seed = 0;                         // of tier 1's search
+  int degree = 0;                            // of planner static: this one; 0: the best that holds model.longest
 };
 
 // A planner may take for granted that the lengths have passed CheckLengths and that there is at least one.
@@ -47,6 +47,9 @@ struct PlannedStep {
 // ranks and lengths. Internal: the plan is wrong, or beats the bound, and why.
 absl::StatusOr<PlannedStep> PlanSequences(const SequencePlanRequest& request, absl::string_view planner = "flexsp");
 
+// 2,000 for 512 sequences on 64 ranks, fewer of larger batches: about 40 ms.
+int SearchTries(size_t sequences, int ranks);
+
 // The planners of the table.
 absl::StatusOr<StepPlan> PlanFlexSp(const SequencePlanRequest& request);          // tier 0, then tier 1's search
 absl::StatusOr<StepPlan> PlanTier0(const SequencePlanRequest& request);           // deadlines in chunks, and baselines
@@ -54,5 +57,6 @@ absl::StatusOr<StepPlan> PlanStaticDegree(const SequencePlanRequest& request);  
 absl::StatusOr<StepPlan> PlanDegreePerBatch(const SequencePlanRequest& request);  // the best degree for this batch
 absl::StatusOr<StepPlan> PlanSortAndChunk(const SequencePlanRequest& request);    // the paper's pipeline
 absl::StatusOr<StepPlan> PlanGreedy(const SequencePlanRequest& request);          // Megatron's, by s^2 / degree
+absl::StatusOr<StepPlan> PlanInOrder(const SequencePlanRequest& request);         // no planning
 
 }  // namespace shoal

@@ -150,14 +150,14 @@ class Search {
   int64_t last_, hopeless_ = 0;
 };
 
-// As many as take some 40 ms: a try costs about sequences x groups.
-int64_t Tries(const PackingProblem& problem) {
-  const double work = static_cast<double>(problem.size()) * problem.ranks();
-  return static_cast<int64_t>(std::clamp(2000 * (512.0 * 64.0) / work, 40.0, 4000.0));
-}
-
 }  // namespace
 }  // namespace sequences
+
+// A try costs about sequences x groups.
+int SearchTries(size_t sequences, int ranks) {
+  const double work = static_cast<double>(sequences) * ranks;
+  return static_cast<int>(std::clamp(2000 * (512.0 * 64.0) / work, 40.0, 4000.0));
+}
 
 absl::StatusOr<StepPlan> PlanFlexSp(const SequencePlanRequest& request) {
   const sequences::PackingProblem problem(request);
@@ -165,7 +165,7 @@ absl::StatusOr<StepPlan> PlanFlexSp(const SequencePlanRequest& request) {
   std::vector<sequences::Draft> chunks;
   sequences::Draft start = sequences::Tier0(problem, packer, &chunks);
   sequences::Search search(problem, packer, std::move(start),
-                           request.tries > 0 ? request.tries : sequences::Tries(problem));
+                           request.tries > 0 ? request.tries : SearchTries(request.lengths.size(), request.ranks));
   search.Scale(search.best().loads, search.best().floors);
   for (const auto& draft : chunks) search.Scale(draft.loads, draft.floors);
   const std::vector<double> deadlines = sequences::ChunkDeadlines(problem);

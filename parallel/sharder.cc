@@ -103,7 +103,9 @@ ShardPlan PlanShards(const ShardRequest& request) {
     const Param& param = *request.params[i];
     const bool full = !plan.buckets.empty() && plan.buckets.back().size > 0 &&
                       (plan.buckets.back().size + param.size()) * 4 > request.bucket_bytes;
-    if (plan.buckets.empty() || full) plan.buckets.emplace_back();
+    const bool apart = request.tied == Tied::kApart && !plan.buckets.empty() &&
+                       (request.params[plan.buckets.back().params.back()]->uses > 1) != (param.uses > 1);
+    if (plan.buckets.empty() || full || apart) plan.buckets.emplace_back();
     Bucket& bucket = plan.buckets.back();
     bucket.params.push_back(param.id);
     bucket.offsets.push_back(bucket.size);

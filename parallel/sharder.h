@@ -2,7 +2,7 @@
 //
 // Pure. Parameters are laid out in the order in which backward finishes them (reverse definition order), cut into
 // buckets of about `bucket_bytes`; inside a bucket every rank owns one contiguous run of elements, so one
-// reduce-scatter serves the whole bucket (ZeRO 1) or one all-reduce (ZeRO 0). Granularity is the optimizer's wish:
+// reduce-scatter serves the whole bucket (ZeRO 1 to 3) or one all-reduce (ZeRO 0). Granularity is the optimizer's wish:
 // shards end at rows, or at whole tensors; uneven and empty shards are legal. Whole tensors are shared out so that the
 // rank with the most work, over all buckets, has as little as the order inside buckets allows.
 #pragma once
@@ -36,11 +36,16 @@ struct ShardPlan {
   std::vector<int> bucket_of;   // by Param::id
 };
 
+// Where parameters with several uses (tied weights) go. kApart: none shares a bucket with one that has a single use,
+// whose gradients would wait for the last use too.
+enum class Tied : uint8_t { kTogether, kApart };
+
 struct ShardRequest {
   std::vector<const Param*> params;  // by id
   int ranks = 1;
   int64_t bucket_bytes = 4 << 20;  // of f32 gradients
   ShardGranularity granularity = ShardGranularity::kElement;
+  Tied tied = Tied::kTogether;
   std::vector<double> cost = {};  // kMatrix: of updating each parameter, by id; empty: its elements
 };
 ShardPlan PlanShards(const ShardRequest& request);

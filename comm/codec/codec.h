@@ -69,9 +69,9 @@ class Codec {
   virtual void Decode(const uint8_t* code, int64_t size, Into into, float* out) const = 0;
 };
 
-// The codec of a name: fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, topk_<density in (0, 1]>, powersgd_<rank>;
-// each quantiser takes blocks of `block` elements (a multiple of 8). InvalidArgument says what was asked and what there
-// is.
+// The codec of a name: fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, ecsq_<bits in 0.5..8>, topk_<density in (0,
+// 1]>, powersgd_<rank>; each max-min quantiser takes blocks of `block` elements (a multiple of 8). InvalidArgument says
+// what was asked and what there is.
 absl::StatusOr<std::unique_ptr<Codec>> MakeCodec(absl::string_view name, int64_t block = 1024);
 
 // One row of the registry: what tests, benchmarks and documents go through.

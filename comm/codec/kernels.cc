@@ -318,6 +318,103 @@ void GridErrorsLoop(const QuantiserGrid* grids, bool nearest, const float* x, in
   }
 }
 
+constexpr int64_t kGroup = 32;  // elements that share a sum of levels
+// Magnitudes in steps, to whole numbers.
+HWY_INLINE Vector MagnitudeIn(Vector x, Vector step) {
+  return hn::Add(hn::Div(hn::Abs(x), step), hn::Set(Floats(), kLevelRounding));
+}
+// Levels of 32 elements, and the sum of their magnitudes.
+HWY_INLINE uint32_t LevelsOfGroup(const float* x, Vector step, Vector most, int16_t* levels) {
+  const Floats d;
+  const Ints di;
+  const hn::Rebind<int16_t, Floats> d16;
+  auto sum = hn::Zero(di);
+  for (int at = 0; at < kGroup; at += kWidth) {
+    const Vector value = hn::LoadU(d, x + at);
+    const auto magnitude = hn::ConvertTo(di, hn::Min(MagnitudeIn(value, step), most));
+    sum = hn::Add(sum, magnitude);
+    const auto negative = hn::BroadcastSignBit(hn::BitCast(di, value));
+    hn::StoreU(hn::DemoteTo(d16, hn::Sub(hn::Xor(magnitude, negative), negative)), d16, levels + at);
+  }
+  return static_cast<uint32_t>(hn::GetLane(hn::SumOfLanes(di, sum)));
+}
+void LevelsLoop(const float* x, int64_t n, float step, float most, int16_t* levels, uint32_t* sums) {
+  const Vector steps = hn::Set(Floats(), step), mosts = hn::Set(Floats(), most);
+  int64_t i = 0;
+  for (; i + kGroup <= n; i += kGroup) *sums++ = LevelsOfGroup(x + i, steps, mosts, levels + i);
+  if (i == n) return;
+  float rest[kGroup] = {};
+  int16_t rest_levels[kGroup];
+  std::copy(x + i, x + n, rest);
+  *sums = LevelsOfGroup(rest, steps, mosts, rest_levels);
+  std::copy(rest_levels, rest_levels + (n - i), levels + i);
+}
+
+HWY_INLINE Vector FromLevels(const int16_t* levels, Vector step) {
+  const hn::Rebind<int16_t, Floats> d16;
+  return hn::Mul(hn::ConvertTo(Floats(), hn::PromoteTo(Ints(), hn::LoadU(d16, levels))), step);
+}
+void LevelErrorsLoop(const float* x, const int16_t* levels, int64_t n, float step, float* left, double& errors) {
+  const Floats d;
+  const Vector steps = hn::Set(d, step);
+  Squares squares;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = i + v * kWidth;
+      const Vector error = hn::Sub(hn::LoadU(d, x + at), FromLevels(levels + at, steps));
+      squares.Add(v, error);
+      if (left != nullptr) hn::StoreU(error, d, left + at);
+    }
+  }
+  float rest[kLanes];
+  for (int64_t at = i; at < n; ++at) {
+    rest[at - i] = x[at] - static_cast<float>(levels[at]) * step;
+    if (left != nullptr) left[at] = rest[at - i];
+  }
+  errors = squares.Sum(rest, n - i);
+}
+void FromLevelsLoop(const int16_t* levels, int64_t n, float step, bool add, float* out) {
+  const Floats d;
+  const Vector steps = hn::Set(d, step);
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const Vector value = FromLevels(levels + i, steps);
+    hn::StoreU(add ? hn::Add(hn::LoadU(d, out + i), value) : value, d, out + i);
+  }
+  for (; i < n; ++i) {
+    const float value = static_cast<float>(levels[i]) * step;
+    out[i] = add ? out[i] + value : value;
+  }
+}
+
+// In steps: float sums of a few thousand elements are good to a few parts in a million.
+HWY_INLINE void AddStepErrors(const float* x, Vector step, Vector* sums) {
+  const Floats d;
+  for (int v = 0; v < kVectors; ++v) {
+    const Vector value = hn::LoadU(d, x + v * kWidth);
+    const Vector off = hn::Sub(hn::Div(hn::Abs(value), step), hn::Trunc(MagnitudeIn(value, step)));
+    sums[v] = hn::Add(sums[v], hn::Mul(off, off));
+  }
+}
+void StepErrorsLoop(const float* x, int64_t n, const float* steps, size_t count, double* errors) {
+  const Floats d;
+  const int64_t whole = n / kLanes * kLanes;
+  float rest[kLanes] = {};
+  std::copy(x + whole, x + n, rest);
+  for (size_t s = 0; s < count; ++s) {
+    const Vector step = hn::Set(d, steps[s]);
+    Vector sums[kVectors];
+    for (int v = 0; v < kVectors; ++v) sums[v] = hn::Zero(d);
+    for (int64_t i = 0; i < whole; i += kLanes) AddStepErrors(x + i, step, sums);
+    AddStepErrors(rest, step, sums);
+    HWY_ALIGN float lanes[kLanes];
+    for (int v = 0; v < kVectors; ++v) hn::Store(sums[v], d, lanes + v * kWidth);
+    const float sum = Fold(lanes, [](float a, float b) { return a + b; });
+    errors[s] += static_cast<double>(sum) * static_cast<double>(steps[s]) * static_cast<double>(steps[s]);
+  }
+}
+
 // Three steps bring 8 fields of a word together: step s makes, of fields of width w = kBits << s, one in every 8 << s
 // bits, pairs of width 2 w in every 16 << s bits.
 using LongWords = hn::Repartition<uint64_t, Doubles>;
@@ -468,6 +565,10 @@ HWY_EXPORT(CollectLoop);
 HWY_EXPORT(QuantiseLoop);
 HWY_EXPORT(DequantiseLoop);
 HWY_EXPORT(GridErrorsLoop);
+HWY_EXPORT(LevelsLoop);
+HWY_EXPORT(LevelErrorsLoop);
+HWY_EXPORT(FromLevelsLoop);
+HWY_EXPORT(StepErrorsLoop);
 HWY_EXPORT(PackLoop);
 HWY_EXPORT(UnpackLoop);
 HWY_EXPORT(DrawLoop);
@@ -495,6 +596,20 @@ void DequantiseRun(const QuantiserGrid& grid, const uint8_t* q, int64_t n, Codec
 }
 void GridErrorsRun(const QuantiserGrid* grids, Rounding rounding, const float* x, int64_t n, double* errors) {
   HWY_DYNAMIC_DISPATCH(GridErrorsLoop)(grids, rounding == Rounding::kNearest, x, n, errors);
+}
+void LevelsRun(const float* x, int64_t n, float step, float most, int16_t* levels, uint32_t* sums) {
+  HWY_DYNAMIC_DISPATCH(LevelsLoop)(x, n, step, most, levels, sums);
+}
+double LevelErrorsRun(const float* x, const int16_t* levels, int64_t n, float step, float* left) {
+  double errors;
+  HWY_DYNAMIC_DISPATCH(LevelErrorsLoop)(x, levels, n, step, left, errors);
+  return errors;
+}
+void FromLevelsRun(const int16_t* levels, int64_t n, float step, Codec::Into into, float* out) {
+  HWY_DYNAMIC_DISPATCH(FromLevelsLoop)(levels, n, step, into == Codec::Into::kAdd, out);
+}
+void StepErrorsRun(const float* x, int64_t n, absl::Span<const float> steps, double* errors) {
+  HWY_DYNAMIC_DISPATCH(StepErrorsLoop)(x, n, steps.data(), steps.size(), errors);
 }
 void PackRun(int bits, const uint8_t* q, int64_t n, uint8_t* code) { HWY_DYNAMIC_DISPATCH(PackLoop)(bits, q, n, code); }
 void UnpackRun(int bits, const uint8_t* code, int64_t n, uint8_t* q) {

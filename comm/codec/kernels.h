@@ -43,6 +43,17 @@ void DequantiseRun(const QuantiserGrid& grid, const uint8_t* q, int64_t n, Codec
 constexpr int kWidths = kMostBits - kLeastBits + 1;
 void GridErrorsRun(const QuantiserGrid* grids, Rounding rounding, const float* x, int64_t n, double* errors);
 
+// Levels of x in multiples of step > 0: floor(|x| / step + kLevelRounding) with x's sign, at most `most` in magnitude.
+// `sums` are of the magnitudes of every 32. Rounding that little down is worth more in shorter codes than it costs.
+constexpr float kLevelRounding = 0.44F;
+void LevelsRun(const float* x, int64_t n, float step, float most, int16_t* levels, uint32_t* sums);
+// left = x - level * step, which may lie over x; null: not wanted. Returns its squares.
+double LevelErrorsRun(const float* x, const int16_t* levels, int64_t n, float step, float* left);
+// out (+)= level * step.
+void FromLevelsRun(const int16_t* levels, int64_t n, float step, Codec::Into into, float* out);
+// Adds to errors[s] the squared error of levels in multiples of steps[s] > 0, were no level too large.
+void StepErrorsRun(const float* x, int64_t n, absl::Span<const float> steps, double* errors);
+
 // Values of `bits` bits in bytes, to and from 8 in `bits` bytes, the first in the lowest bits. n is a multiple of 8.
 void PackRun(int bits, const uint8_t* q, int64_t n, uint8_t* code);
 void UnpackRun(int bits, const uint8_t* code, int64_t n, uint8_t* q);

@@ -8,12 +8,12 @@
 namespace shoal {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kFloatInfinity = std::numeric_limits<float>::infinity();
 
 // The least float unit of which `steps` cover `range`.
 float UnitOf(double range, double steps) {
   const auto unit = static_cast<float>(range / steps);
-  return static_cast<double>(unit) * steps < range ? std::nextafter(unit, kInfinity) : unit;
+  return static_cast<double>(unit) * steps < range ? std::nextafter(unit, kFloatInfinity) : unit;
 }
 
 void WriteHeader(float unit, float origin, uint8_t* code) {
@@ -42,8 +42,8 @@ QuantiserGrid QuantiserGrid::Of(float min, float max, int bits, Rounding roundin
   }
   // Next to the largest float the grid's ends may lie beyond it.
   grid.highest = static_cast<float>(levels);
-  while (grid.Value(grid.highest) == kInfinity) --grid.highest;
-  while (grid.Value(grid.lowest) == -kInfinity) ++grid.lowest;
+  while (grid.Value(grid.highest) == kFloatInfinity) --grid.highest;
+  while (grid.Value(grid.lowest) == -kFloatInfinity) ++grid.lowest;
   return grid;
 }
 

@@ -15,10 +15,13 @@ constexpr absl::string_view kNearest[] = {"q2", "q3", "q4", "q5", "q6", "q7", "q
 constexpr absl::string_view kStochastic[] = {"q2_stochastic", "q3_stochastic", "q4_stochastic", "q5_stochastic",
                                              "q6_stochastic", "q7_stochastic", "q8_stochastic"};
 constexpr absl::string_view kTopK[] = {"topk_0.001", "topk_0.003", "topk_0.01", "topk_0.03", "topk_0.1"};
+constexpr absl::string_view kEcsq[] = {"ecsq_1",   "ecsq_1.5", "ecsq_2", "ecsq_2.5", "ecsq_3",
+                                       "ecsq_3.5", "ecsq_4",   "ecsq_5", "ecsq_6"};
+constexpr double kLeastEcsqBits = 0.5, kMostEcsqBits = 8;
 constexpr int kMostFactorRank = 256;
 constexpr char kChoices[] =
-    "fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, topk_<density>, as topk_0.01, powersgd_<rank>, as "
-    "powersgd_4";
+    "fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, ecsq_<bits>, as ecsq_2.5, topk_<density>, as "
+    "topk_0.01, powersgd_<rank>, as powersgd_4";
 
 }  // namespace
 
@@ -26,6 +29,7 @@ absl::Span<const CodecFamily> CodecFamilies() {
   static constexpr CodecFamily kFamilies[] = {{"round", kRounded, Bf16Errors},
                                               {"quantise", kNearest, NearestErrors},
                                               {"quantise_stochastic", kStochastic, StochasticErrors},
+                                              {"entropy_coded", kEcsq, EcsqErrors},
                                               {"topk", kTopK, TopKErrors}};
   return kFamilies;
 }
@@ -46,6 +50,13 @@ absl::StatusOr<std::unique_ptr<Codec>> MakeCodec(absl::string_view name, int64_t
       if (name == (stochastic ? kStochastic : kNearest)[bits - kLeastBits])
         return MakeQuantiser(bits, stochastic ? Rounding::kStochastic : Rounding::kNearest, block);
     }
+  }
+  constexpr absl::string_view kEcsqPrefix = "ecsq_";
+  double bits = 0;
+  if (absl::StartsWith(name, kEcsqPrefix) && absl::SimpleAtod(name.substr(kEcsqPrefix.size()), &bits)) {
+    if (bits >= kLeastEcsqBits && bits <= kMostEcsqBits) return MakeEcsq(name, bits);
+    return absl::InvalidArgumentError(absl::StrCat("'", name, "' has ", bits, " bits an element; they are from ",
+                                                   kLeastEcsqBits, " to ", kMostEcsqBits));
   }
   constexpr absl::string_view kTopKPrefix = "topk_";
   double density = 0;

@@ -21,6 +21,7 @@
 #include "launch/commands/bench_exchange.h"
 #include "launch/commands/bench_optimizer.h"
 #include "launch/commands/bench_parity.h"
+#include "launch/commands/bench_sequence.h"
 #include "launch/config_loader.h"
 #include "launch/optimizer_setup.h"
 #include "launch/predict.h"
@@ -377,6 +378,10 @@ int RunBench(const BenchArgs& args) {
   }
   if (args.what == "exchange" || args.what == "planner") {
     const absl::Status status = args.what == "exchange" ? BenchExchange(args) : BenchPlanner(args);
+    return status.ok() ? 0 : Fail(status);
+  }
+  if (args.what == "sequence_memory" || args.what == "sequence_pairs") {
+    const absl::Status status = args.what == "sequence_memory" ? BenchSequenceMemory(args) : BenchSequencePairs(args);
     return status.ok() ? 0 : Fail(status);
   }
   if (args.what == "batches") return Batches(args);

@@ -27,11 +27,11 @@ constexpr int kVocabulary = 8192, kWarmup = 1, kSteps = 4, kLongest = 2048;
 
 // Small and wide, short and long sequences, few tokens (weights stream from memory) and many; both styles. `tokens` are
 // those of one rank, so that ranks do not run out of them. Deep ones scale their residual branches (JobFor).
-struct Model {
+struct TrialModel {
   const char* transformer;
   int tokens, sequences;
 };
-constexpr Model kModels[] = {
+constexpr TrialModel kModels[] = {
     {"preset: GPT2 layers: 3 width: 256 heads: 4 vocabulary: 1024", 128, 4},
     {"preset: LLAMA layers: 2 width: 512 heads: 8 vocabulary: 512", 512, 2},
     {"preset: GPT2 layers: 1 width: 768 heads: 12 vocabulary: 8192", 1024, 1},
@@ -40,7 +40,7 @@ constexpr Model kModels[] = {
     {"preset: LLAMA layers: 3 width: 320 heads: 5 vocabulary: 256", 256, 6},
 };
 
-absl::StatusOr<config::Job> JobFor(const Model& model, const std::string& data, int ranks,
+absl::StatusOr<config::Job> JobFor(const TrialModel& model, const std::string& data, int ranks,
                                    config::RuntimeConfig::Compute compute, int threads) {
   LoadedJob loaded;
   ConfigErrors errors;
@@ -133,7 +133,7 @@ absl::Status Calibrate(const CalibrateArgs& args, Communicator& world) {
       double seconds;
     };
     std::vector<Measured> measured;
-    for (const Model& model : kModels) {
+    for (const TrialModel& model : kModels) {
       SHOAL_ASSIGN_OR_RETURN(const config::Job job,
                              JobFor(model, folder + "/data", world.size(), compute, rank.pool->threads()));
       std::vector<double> seconds;

@@ -21,11 +21,13 @@
 #include "launch/commands.h"
 #include "launch/rank_setup.h"
 #include "launch/run_dir.h"
+#include "parallel/linear_program.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/str.h"
 #include "runtime/data/images/jpeg.h"
 #include "runtime/data/images/png.h"
 #include "runtime/ops/cpu/onednn_adapter.h"
+#include "runtime/ops/cpu/openblas_adapter.h"
 #include "runtime/ops/cpu/row_kernels.h"
 #include "runtime/ops/dispatch.h"
 
@@ -67,6 +69,9 @@ void SayLibraries() {
   Say("Abseil", absl::StrCat(ABSL_LTS_RELEASE_VERSION, " (least 20220623)"));
 #endif
   Say("zlib, zstd", absl::StrCat(zlibVersion(), " (least 1.2.11), ", ZSTD_versionString(), " (least 1.5)"));
+  Say("linear programs", HasLinearSolver() ? LinearSolverName()
+                                           : "built without CLP; only `shoal plan --bound lp` uses it "
+                                             "(coinor-libclp-dev, then build again)");
   Say("images", absl::StrCat(JpegLibrary(), ", ", PngLibrary(), " (least 1.6)"));
 }
 
@@ -82,8 +87,11 @@ int SayPrograms() {
   }
   const std::string srun = FirstLineOf("srun --version 2>/dev/null");
   Say("Slurm", srun.empty() ? "not here; only `shoal launch --slurm` scripts need it" : srun);
-  Say("OpenBLAS", Loads("libopenblas.so.0") ? "found; `shoal bench probe` compares it with oneDNN"
-                                            : "not here; only `shoal bench probe` uses it (libopenblas0-pthread)");
+  const std::string openblas = cpu::OpenBlasVersion();
+  Say("OpenBLAS",
+      openblas.empty()         ? "not here (libopenblas0-pthread); AMD processors without AVX-512 want it for products"
+      : cpu::PrefersOpenBlas() ? openblas + ": takes the fp32 products, which are slow by oneDNN here"
+                               : openblas + "; oneDNN takes the products, `shoal bench probe` compares the two");
   Say("launched by", UnderMpiLauncher() ? "mpirun or srun" : "nobody: one process");
   return missing;
 }

@@ -1,6 +1,7 @@
 // data, inspect, diff, convert, report, stop, why-hang: what needs files only.
 #include <algorithm>
 #include <iostream>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "comm/flight_recorder.h"
@@ -9,6 +10,8 @@
 #include "launch/stop_request.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "runtime/base/file_system.h"
+#include "runtime/base/regex.h"
+#include "runtime/base/status.h"
 #include "runtime/data/dataset_builder.h"
 #include "runtime/data/indexed_dataset.h"
 #include "runtime/obs/report.h"
@@ -24,8 +27,14 @@ int Print(const absl::StatusOr<std::string>& text) {
 
 }  // namespace
 
-int RunDataBuild(const std::vector<std::string>& inputs, const std::string& out) {
-  const auto report = BuildDataset(PosixFiles(), inputs, out);
+int RunDataBuild(const std::vector<std::string>& inputs, const std::string& out, const std::string& split) {
+  std::optional<Regex> at;
+  if (!split.empty()) {
+    auto compiled = Regex::Compile(split);
+    if (!compiled.ok()) return Fail(Annotate(compiled.status(), "--split"));
+    at = *std::move(compiled);
+  }
+  const auto report = BuildDataset(PosixFiles(), inputs, out, at);
   if (!report.ok()) return Fail(report.status());
   std::cout << out << ".bin/.idx: " << report->Text() << "\n";
   return 0;

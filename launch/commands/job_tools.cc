@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "comm/world.h"
 #include "launch/calibration.h"
@@ -14,6 +15,7 @@
 #include "launch/predict.h"
 #include "launch/resolve.h"
 #include "launch/run_dir.h"
+#include "launch/sequence_setup.h"
 #include "launch/workload.h"
 #include "models/hugging_face.h"
 #include "models/resnet_spec.h"
@@ -22,6 +24,8 @@
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/checkpoint/safetensors.h"
 #include "parallel/gradient_codecs.h"
+#include "parallel/mesh.h"
+#include "parallel/sequence_planner.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
@@ -48,7 +52,7 @@ using config::CompressionConfig;
 std::string LayerTable(const config::Job& job) {
   const auto model = MakeModel(job.model());
   const CompressionConfig& config = job.comm().compression();
-  const auto codecs = MakeGradientCodecs(config, model->params(), job.seed());
+  const auto codecs = MakeGradientCodecs(config, model->params(), job.seed(), job.parallel().zero());
   std::string text = absl::StrFormat("gradients: %s\n  %-44s %12s %12s %12s  %s\n", codecs->Text(), "parameter",
                                      "elements", "f32", "code", "codec");
   size_t layer = 0;
@@ -109,6 +113,40 @@ int RunValidate(const JobArgs& args) {
   return 0;
 }
 
+namespace {
+
+// What parallel.sequence would make of the first step, by the costs that are known without measuring.
+absl::StatusOr<std::string> SequenceText(config::Job job, int ranks, int threads) {
+  config::SequenceConfig& config = *job.mutable_parallel()->mutable_sequence();
+  config.set_plans(config::SequenceConfig::DETERMINISTIC);
+  const auto world = FakeWorld(0, ranks);
+  SHOAL_ASSIGN_OR_RETURN(const auto mesh, Mesh::Create(*world, {}));
+  std::string text;
+  SHOAL_ASSIGN_OR_RETURN(
+      const SequenceSpreading sequences,
+      SequencesFor(
+          job, {HostName(), ranks, threads, job.runtime().compute()}, [] { return 0.0; }, *mesh, *world, &text));
+  if (const std::string modes = SequenceModesText(job, ranks); !modes.empty()) absl::StrAppend(&text, "\n", modes);
+  const auto workload = OpenWorkload(job);
+  if (!workload.ok()) return absl::StrCat(text, "\nthe first step is not planned: ", workload.status().message(), "\n");
+  SHOAL_RETURN_IF_ERROR((*workload)->Start({0, ranks, 0, &sequences}));
+  const auto& batch = job.global_batch();
+  const StepInputs first = (*workload)->Upcoming(0, batch.has_tokens() ? batch.tokens() : batch.sequences());
+  SHOAL_ASSIGN_OR_RETURN(const PlannedStep step, PlanSequences({.lengths = first.lengths,
+                                                                .ranks = ranks,
+                                                                .model = &sequences.costs,
+                                                                .seed = job.seed(),
+                                                                .degree = config.degree()},
+                                                               config.planner()));
+  return absl::StrFormat(
+      "%s\nthe first step, %d sequences of %d tokens, the longest %d: %s, %.0f ms of forward and backward, gap at most "
+      "%.1f %%\n",
+      text, first.lengths.size(), first.units, *std::max_element(first.lengths.begin(), first.lengths.end()),
+      step.plan.Text(), step.seconds * 1e3, 100 * step.gap());
+}
+
+}  // namespace
+
 int RunPlan(const JobArgs& args, int ranks) {
   auto loaded = LoadJob(args.job, args.sets);
   if (!loaded.ok()) return Fail(loaded.status());
@@ -124,7 +162,7 @@ int RunPlan(const JobArgs& args, int ranks) {
   std::cout << "model: " << ModelText(job->model()) << "\n"
             << absl::StrFormat("memory of one of %d ranks, largest micro-batch of %d %s:\n", ranks, p.micro_rows,
                                job->model().has_transformer() ? "tokens" : "images");
-  line("weights", p.weights);
+  line(p.gathered > 0 ? "weights, this rank's share" : "weights", p.weights);
   line("fp32 masters", p.masters);
   line("optimizer state", p.optimizer);
   if (p.noise > 0) line("gradients before a micro-batch", p.noise);
@@ -133,7 +171,8 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("activations (saved for backward)", p.saved);
   line("activations (peak)", p.activations);
   line("gradients", p.gradients);
-  line("of these two at once, by turns", p.step);
+  if (p.gathered > 0) line("gathered weights", p.gathered);
+  line("of these at once, by turns", p.step);
   line("reductions receive into", p.communication);
   line("copy for checkpoints", p.checkpoint);
   if (p.images_ahead > 0) line("images made ahead", p.images_ahead);
@@ -141,13 +180,19 @@ int RunPlan(const JobArgs& args, int ranks) {
   line("total", p.total());
 
   if (job->comm().compression().mode() != config::CompressionConfig::OFF) std::cout << LayerTable(*job);
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int threads =
+      job->runtime().has_threads_per_rank() ? job->runtime().threads_per_rank() : std::max(1, cores / ranks);
+  if (job->parallel().has_sequence()) {
+    const auto sequences = SequenceText(*job, ranks, threads);
+    if (!sequences.ok()) return Fail(sequences.status());
+    std::cout << *sequences;
+    return 0;
+  }
   const auto batches = FullBatch(*job, ranks);
   const CostSheet cost = StepCost(*job, ranks, batches);
   std::cout << absl::StrFormat("one step of a rank, its sequences as long as may be: %d micro-batches, %.3g FLOPs\n",
                                static_cast<int>(batches.size()), cost.flops());
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int threads =
-      job->runtime().has_threads_per_rank() ? job->runtime().threads_per_rank() : std::max(1, cores / ranks);
   const bool named = job->runtime().has_calibration();
   const auto calibration = FindCalibration(named ? job->runtime().calibration() : CalibrationPath(),
                                            {HostName(), ranks, threads, job->runtime().compute()},

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -14,19 +14,21 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "launch/commands.h"
+#include "launch/commands/plan_outcomes.h"
+#include "parallel/linear_program.h"
 #include "parallel/sequence_planner.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
 #include "runtime/data/indexed_dataset.h"
-#include "runtime/obs/span.h"
 
 namespace shoal {
 namespace {
 
-constexpr int kBatch = 512, kBatches = 10;
-constexpr int64_t kMostLeftOut = 1000;  // for each sequence that is kept
+constexpr int kSequences = 512, kBatches = 10;
+constexpr int64_t kMostLeftOut = 1000;                                  // for each sequence that is kept
+constexpr absl::string_view kBoundNames[] = {"quick", "lp", "search"};  // as PlanBounds
 constexpr char kQuantilesHeader[] = "probability,tokens";
 
 struct Line {
@@ -97,10 +99,11 @@ int32_t Interpolate(absl::Span<const Quantile> rows, double u) {
   return std::max(1, static_cast<int32_t>(std::lround(std::exp(log))));
 }
 
-absl::StatusOr<LengthBatches> Sample(const PlanLengthsArgs& args, absl::Span<const Quantile> rows, int64_t longest) {
+absl::StatusOr<LengthBatches> SampleLengths(const PlanLengthsArgs& args, absl::Span<const Quantile> rows,
+                                            int64_t longest) {
   if (rows.front().tokens > longest)
     return absl::InvalidArgumentError(absl::StrCat(args.file, ": no sequence is as short as ", longest, " tokens"));
-  const int batch = args.batch.value_or(kBatch), batches = args.batches.value_or(kBatches);
+  const int batch = args.batch.value_or(kSequences), batches = args.batches.value_or(kBatches);
   LengthBatches read;
   const Rng rng({args.seed, RngPurpose::kData, NameHash("plan --lengths")});
   uint64_t draws = 0;
@@ -124,7 +127,7 @@ absl::StatusOr<LengthBatches> Sample(const PlanLengthsArgs& args, absl::Span<con
 
 absl::StatusOr<LengthBatches> FromDataset(const PlanLengthsArgs& args, int64_t longest) {
   SHOAL_ASSIGN_OR_RETURN(const auto dataset, TokenDataset::Open(args.file));
-  const auto batch = static_cast<size_t>(args.batch.value_or(kBatch));
+  const auto batch = static_cast<size_t>(args.batch.value_or(kSequences));
   const auto batches = static_cast<size_t>(args.batches.value_or(kBatches));
   LengthBatches read;
   for (int64_t d = 0; d < dataset->documents(); ++d) {
@@ -164,36 +167,6 @@ absl::StatusOr<LengthBatches> FromList(const PlanLengthsArgs& args, absl::Span<c
   return read;
 }
 
-// What one planner made of every batch.
-struct Outcome {
-  const SequencePlanner* planner = nullptr;
-  std::vector<PlannedStep> steps;
-  std::vector<double> plan_seconds;
-  absl::Status status;  // of the first batch that it does not apply to
-
-  template <typename Value>
-  double Mean(const Value& value) const {
-    double sum = 0;
-    for (size_t i = 0; i < steps.size(); ++i) sum += value(i);
-    return steps.empty() ? 0 : sum / static_cast<double>(steps.size());
-  }
-};
-
-Outcome PlanAll(const SequencePlanner& planner, const LengthBatches& read, int ranks, const SequenceCostModel& model) {
-  Outcome outcome{&planner, {}, {}, {}};
-  for (const auto& lengths : read.batches) {
-    const double start = SteadySeconds();
-    auto step = PlanSequences({.lengths = lengths, .ranks = ranks, .model = &model}, planner.name);
-    if (!step.ok()) {
-      outcome.status = step.status();
-      return outcome;
-    }
-    outcome.plan_seconds.push_back(SteadySeconds() - start);
-    outcome.steps.push_back(*std::move(step));
-  }
-  return outcome;
-}
-
 std::string ModelText(const PlanLengthsArgs& args, const SequenceCostModel& m) {
   std::string text = absl::StrFormat(
       "assumed: GPT-%s on %d ranks, 8 to a node (A100-40GB): constants published with FlexSP (arXiv 2412.01523), not "
@@ -211,46 +184,45 @@ std::string ModelText(const PlanLengthsArgs& args, const SequenceCostModel& m) {
   return text;
 }
 
-std::string LengthsText(const LengthBatches& read) {
-  double tokens = 0, sequences = 0;
-  int32_t longest = 0;
-  for (const auto& batch : read.batches) {
-    tokens += std::accumulate(batch.begin(), batch.end(), 0.0);
-    sequences += static_cast<double>(batch.size());
-    longest = std::max(longest, *std::max_element(batch.begin(), batch.end()));
-  }
-  std::string text = absl::StrFormat("%s; mean %.0f tokens, longest %d", read.source, tokens / sequences, longest);
-  if (read.left_out > 0) absl::StrAppendFormat(&text, "; %d longer ones are left out", read.left_out);
-  return text + "\n";
+// How the bounds of the table were found.
+std::string BoundsText(PlanBounds kind, const LpBounds& bounds) {
+  if (kind == PlanBounds::kQuick)
+    return HasLinearSolver() ? "quick bounds\n" : "quick bounds; built without CLP (install coinor-libclp-dev)\n";
+  return absl::StrFormat("bounds by linear programs, %.0f ms a batch; %s\n%s", 1e3 * bounds.Mean(), LinearSolverName(),
+                         ErrorsText(bounds));
 }
 
-std::string Table(const std::vector<Outcome>& outcomes) {
-  const Outcome& ours = outcomes.front();
-  std::string text = absl::StrFormat("%-16s %12s %9s %10s %7s %9s %14s\n", "planner", "step",
-                                     "to " + std::string(ours.planner->name), "bound", "gap", "plan", "micro-batches");
-  for (const Outcome& o : outcomes) {
+std::string Table(const std::vector<PlanOutcome>& outcomes, const LpBounds& bounds) {
+  const PlanOutcome& ours = outcomes.front();
+  std::string text = absl::StrFormat("%-16s %12s %9s %10s %7s %9s %14s\n", "planner", "step", "to " + ours.name,
+                                     "bound", "gap", "plan", "micro-batches");
+  for (const PlanOutcome& o : outcomes) {
     if (!o.status.ok()) {
-      absl::StrAppend(&text, o.planner->name, ": ", o.status.message(), "\n");
+      absl::StrAppend(&text, o.name, ": ", o.status.message(), "\n");
       continue;
     }
-    absl::StrAppendFormat(&text, "%-16s %10.3f s %8.3fx %8.3f s %5.1f %% %6.1f ms %14.1f\n", o.planner->name,
+    const std::string gap = bounds.errors.empty()
+                                ? absl::StrFormat("%.2f %%", 100 * o.Mean([&](size_t i) { return o.steps[i].gap(); }))
+                                : "unknown";
+    absl::StrAppendFormat(&text, "%-16s %10.3f s %8.3fx %8.3f s %7s %6.1f ms %14.1f\n", o.name,
                           o.Mean([&](size_t i) { return o.steps[i].seconds; }),
                           o.Mean([&](size_t i) { return o.steps[i].seconds / ours.steps[i].seconds; }),
-                          o.Mean([&](size_t i) { return o.steps[i].bound(); }),
-                          100 * o.Mean([&](size_t i) { return o.steps[i].gap(); }),
+                          o.Mean([&](size_t i) { return o.steps[i].bound(); }), gap,
                           1e3 * o.Mean([&](size_t i) { return o.plan_seconds[i]; }),
                           o.Mean([&](size_t i) { return static_cast<double>(o.steps[i].plan.micro_batches.size()); }));
   }
   return text;
 }
 
-std::string Explain(const Outcome& outcome, const std::vector<int32_t>& lengths, const SequenceCostModel& model) {
+std::string Explain(const PlanOutcome& outcome, const LpBounds& bounds, const std::vector<int32_t>& lengths,
+                    const SequenceCostModel& model) {
   const PlannedStep& step = outcome.steps.front();
   std::string text = absl::StrFormat(
-      "first step by %s: %s\n  %.3f s, bound %.3f s (area %.3f, longest sequence %.3f, around it %.3f), "
-      "gap %.1f %%, hash %016x\n",
-      outcome.planner->name, step.plan.Text(), step.seconds, step.bound(), step.bounds.area, step.bounds.longest,
-      step.bounds.crowding, 100 * step.gap(), step.plan.Hash());
+      "first step by %s: %s\n  %.3f s, bound %.3f s (area %.3f, longest sequence %.3f, around it %.3f%s), "
+      "gap %s, hash %016x\n",
+      outcome.name, step.plan.Text(), step.seconds, step.bound(), step.bounds.area, step.bounds.longest,
+      step.bounds.crowding, step.bounds.lp > 0 ? absl::StrFormat(", linear programs %.3f", step.bounds.lp) : "",
+      bounds.errors.contains(0) ? "unknown" : absl::StrFormat("%.2f %%", 100 * step.gap()), step.plan.Hash());
   for (size_t m = 0; m < step.plan.micro_batches.size(); ++m) {
     const auto& batch = step.plan.micro_batches[m];
     absl::StrAppendFormat(&text, "  micro-batch %d: %.3f s, %.3f s of it fixed\n", m,
@@ -272,73 +244,52 @@ std::string Explain(const Outcome& outcome, const std::vector<int32_t>& lengths,
 }
 
 nlohmann::json Json(const PlanLengthsArgs& args, const LengthBatches& read, const SequenceCostModel& model,
-                    const std::vector<Outcome>& outcomes) {
-  nlohmann::json report = {{"model", args.model},
-                           {"ranks", args.ranks},
-                           {"batches", read.batches.size()},
-                           {"tokens_per_rank", model.tokens_per_rank},
-                           {"longest", model.longest},
-                           {"planners", nlohmann::json::object()}};
-  for (const Outcome& o : outcomes) {
-    nlohmann::json row;
-    if (!o.status.ok()) row["does_not_apply"] = std::string(o.status.message());
-    for (size_t i = 0; i < o.steps.size(); ++i) {
-      row["seconds"].push_back(o.steps[i].seconds);
-      row["bound"].push_back(o.steps[i].bound());
-      row["gap"].push_back(o.steps[i].gap());
-      row["area_gap"].push_back(1 - o.steps[i].bounds.area / o.steps[i].seconds);  // with LB1 alone
-      row["plan_seconds"].push_back(o.plan_seconds[i]);
-      row["micro_batches"].push_back(o.steps[i].plan.micro_batches.size());
-      row["plan"].push_back(o.steps[i].plan.Text());
-      row["hash"].push_back(absl::StrFormat("%016x", o.steps[i].plan.Hash()));
-    }
-    report["planners"][o.planner->name] = row;
-  }
-  return report;
+                    const std::vector<PlanOutcome>& outcomes, PlanBounds kind, const LpBounds& bounds) {
+  return {{"model", args.model},
+          {"bound", std::string(kBoundNames[static_cast<size_t>(kind)])},
+          {"solver", LinearSolverName()},
+          {"bound_seconds", bounds.seconds},
+          {"bound_errors", bounds.errors.size()},
+          {"ranks", args.ranks},
+          {"batches", read.batches.size()},
+          {"tokens_per_rank", model.tokens_per_rank},
+          {"longest", model.longest},
+          {"planners", OutcomesJson(outcomes, bounds)}};
 }
 
-// The error of the first batch that does not pass, with the line of the sequence where a file has lines.
-absl::Status CheckBatches(const PlanLengthsArgs& args, const LengthBatches& read, const SequenceCostModel& model) {
-  size_t before = 0;
-  for (const auto& lengths : read.batches) {
-    const absl::Status all = CheckLengths(lengths, args.ranks, model);
-    if (!all.ok()) {
-      for (size_t k = 0; k < lengths.size() && !read.lines.empty(); ++k) {
-        const absl::Status one = CheckLengths(absl::MakeConstSpan(&lengths[k], 1), args.ranks, model);
-        if (!one.ok()) return Annotate(all, absl::StrCat(args.file, ":", read.lines[before + k]));
-      }
-      return Annotate(all, args.file);
-    }
-    before += lengths.size();
-  }
-  return absl::OkStatus();
+// Without a solver: quick where nothing is asked for, else an error that names what to install.
+absl::StatusOr<PlanBounds> BoundsAskedFor(const std::string& name) {
+  if (name.empty()) return HasLinearSolver() ? PlanBounds::kLp : PlanBounds::kQuick;
+  const auto* at = std::find(std::begin(kBoundNames), std::end(kBoundNames), name);
+  if (at == std::end(kBoundNames))
+    return absl::InvalidArgumentError(absl::StrCat("--bound is '", name, "'; it is quick, lp or search"));
+  const auto bounds = static_cast<PlanBounds>(at - std::begin(kBoundNames));
+  if (bounds != PlanBounds::kQuick && !HasLinearSolver())
+    return Annotate(MakeLinearSolver({}).status(), absl::StrCat("--bound ", name));
+  return bounds;
 }
 
 absl::Status PlanLengths(const PlanLengthsArgs& args) {
   if (args.longest < 1)
     return absl::InvalidArgumentError(absl::StrCat("--max-tokens is ", args.longest, "; it is at least 1"));
+  SHOAL_ASSIGN_OR_RETURN(const PlanBounds kind, BoundsAskedFor(args.bound));
   SHOAL_ASSIGN_OR_RETURN(SequenceCostModel model, PublishedCostModel(args.model, args.ranks, args.longest));
-  const auto table = SequencePlanners();
-  const auto chosen = std::find_if(table.begin(), table.end(), [&](const auto& p) { return p.name == args.planner; });
-  if (!args.planner.empty() && chosen == table.end())  // the error that names them
-    return PlanSequences({.model = &model}, args.planner).status();
   SHOAL_ASSIGN_OR_RETURN(const LengthBatches read, ReadLengths(args, model.longest));
-  SHOAL_RETURN_IF_ERROR(CheckBatches(args, read, model));
-
-  std::vector<Outcome> outcomes;  // the default planner first: ratios are to it
-  for (const SequencePlanner& planner : table) {
-    if (args.planner.empty() || &planner == table.data() || planner.name == args.planner)
-      outcomes.push_back(PlanAll(planner, read, args.ranks, model));
+  SHOAL_ASSIGN_OR_RETURN(auto outcomes,
+                         ComparePlanners({args.planner, args.degree, kind}, args.file, read, args.ranks, model));
+  LpBounds bounds;
+  if (kind != PlanBounds::kQuick) {
+    SHOAL_ASSIGN_OR_RETURN(bounds, AddLpBounds(read, args.ranks, model, outcomes));
   }
-  SHOAL_RETURN_IF_ERROR(outcomes.front().status);
-  const Outcome& shown = args.planner.empty() ? outcomes.front() : outcomes.back();
+  const PlanOutcome& best = kind == PlanBounds::kSearch ? outcomes[1] : outcomes.front();
+  const PlanOutcome& shown = args.planner.empty() || best.planner->name == args.planner ? best : outcomes.back();
   if (args.json) {
-    std::cout << Json(args, read, model, outcomes).dump() << "\n";
+    std::cout << Json(args, read, model, outcomes, kind, bounds).dump() << "\n";
     return absl::OkStatus();
   }
-  std::cout << ModelText(args, model) << LengthsText(read) << Table(outcomes);
+  std::cout << ModelText(args, model) << LengthsText(read) << BoundsText(kind, bounds) << Table(outcomes, bounds);
   if (!args.planner.empty()) SHOAL_RETURN_IF_ERROR(shown.status);
-  if (args.explain) std::cout << Explain(shown, read.batches.front(), model);
+  if (args.explain) std::cout << Explain(shown, bounds, read.batches.front(), model);
   return absl::OkStatus();
 }
 
@@ -352,7 +303,7 @@ absl::StatusOr<LengthBatches> ReadLengths(const PlanLengthsArgs& args, int64_t l
   const std::vector<Line> lines = Lines(text);
   if (lines.empty() || lines.front().text != kQuantilesHeader) return FromList(args, lines);
   SHOAL_ASSIGN_OR_RETURN(const auto rows, ReadQuantiles(args.file, absl::MakeConstSpan(lines).subspan(1)));
-  return Sample(args, rows, longest);
+  return SampleLengths(args, rows, longest);
 }
 
 int RunPlanLengths(const PlanLengthsArgs& args) {

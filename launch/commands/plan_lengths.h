@@ -14,6 +14,7 @@ struct PlanLengthsArgs {
   std::string file;  // lengths, one a line; quantiles (CSV "probability,tokens"); or a dataset's prefix
   int ranks = 1;
   std::string planner;         // empty: all of them
+  int degree = 0;              // of planner static; 0: the best
   std::string model = "7b";    // of the published constants
   std::optional<int> batch;    // sequences of a step. Unset: 512; of a file of lengths all of them
   std::optional<int> batches;  // steps. Unset: 10 of quantiles and datasets, of a file of lengths all
@@ -22,6 +23,7 @@ struct PlanLengthsArgs {
   uint64_t seed = 1;     // of sampling from quantiles
   bool explain = false;  // the first step's plan, group by group
   bool json = false;     // one line of JSON instead of tables
+  std::string bound;     // quick, lp or search; empty: lp, or quick where this build cannot solve linear programs
 };
 // Returns the exit code: 2 for a sequence that no degree can hold and what else the command line can mend, 3 for files.
 int RunPlanLengths(const PlanLengthsArgs& args);

@@ -79,11 +79,6 @@ void CheckUnique(const std::string& field, const std::string& what, const std::v
   }
 }
 
-std::string PlaceOf(const std::string& field, const std::string& file, const FieldPlaces& places) {
-  const auto at = places.find(field);
-  return at == places.end() ? file : at->second;
-}
-
 // Whether setting `later` loses what was set at `earlier`: the same field, or a group around it.
 bool Covers(const std::string& later, const std::string& earlier) {
   return later == earlier || absl::StartsWith(earlier, later + ".");

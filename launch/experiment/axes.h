@@ -32,8 +32,6 @@ std::vector<AxisSteps> ReadAxes(const config::Experiment& experiment, const std:
 void CheckUnique(const std::string& field, const std::string& what, const std::vector<std::string>& labels,
                  const std::string& file, const FieldPlaces& places, ConfigErrors& errors);
 
-std::string PlaceOf(const std::string& field, const std::string& file, const FieldPlaces& places);
-
 // Whether setting `later` loses what was set at `earlier`: the same field, or a group around it.
 bool Covers(const std::string& later, const std::string& earlier);
 // Whether the field at `path` is set; a member of a oneof is not once another was chosen.

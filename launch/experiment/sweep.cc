@@ -22,9 +22,9 @@ namespace {
 
 constexpr int64_t kMostRuns = 10000;
 
-class Loader {
+class SweepLoader {
  public:
-  explicit Loader(const SweepArgs& args) : args_(args) {}
+  explicit SweepLoader(const SweepArgs& args) : args_(args) {}
 
   absl::StatusOr<Sweep> Load() {
     SHOAL_RETURN_IF_ERROR(ReadExperiment());
@@ -261,6 +261,6 @@ std::vector<double> Numbers(const Dimension& dimension) {
   return numbers;
 }
 
-absl::StatusOr<Sweep> LoadSweep(const SweepArgs& args) { return Loader(args).Load(); }
+absl::StatusOr<Sweep> LoadSweep(const SweepArgs& args) { return SweepLoader(args).Load(); }
 
 }  // namespace shoal

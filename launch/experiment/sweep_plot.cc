@@ -9,7 +9,7 @@
 namespace shoal {
 namespace {
 
-PlotAxis::Scale ScaleOf(config::SweepPlot::Scale scale) {
+PlotAxis::Scale AxisScale(config::SweepPlot::Scale scale) {
   return scale == config::SweepPlot::LOG ? PlotAxis::Scale::kLog : PlotAxis::Scale::kLinear;
 }
 
@@ -34,7 +34,7 @@ Across AcrossOf(const Sweep& sweep, const PlotRoles& roles) {
     const auto [low, high] = std::minmax_element(across.places.begin(), across.places.end());
     across.axis.low = *low;
     across.axis.high = *high;
-    across.axis.scale = ScaleOf(sweep.config.plot().x_scale());
+    across.axis.scale = AxisScale(sweep.config.plot().x_scale());
   }
   for (size_t i = 0; i < dimension.labels.size(); ++i)
     across.axis.ticks.emplace_back(across.places[i], dimension.labels[i]);
@@ -66,7 +66,7 @@ std::string PlotSweep(const Sweep& sweep, const std::vector<Cell>& cells) {
     lines[name].push_back(cell);
     if (cell.values > 0) extent.Add(cell.low), extent.Add(cell.high);
   }
-  PlotAxis up{.scale = ScaleOf(sweep.config.plot().y_scale())};
+  PlotAxis up{.scale = AxisScale(sweep.config.plot().y_scale())};
   if (!extent.empty()) up.low = extent.low(), up.high = extent.high();
   if (up.low <= 0) up.scale = PlotAxis::Scale::kLinear;  // nothing measured yet, or an accuracy of 0
   Plot plot(across.axis, up);

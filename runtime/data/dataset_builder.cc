@@ -101,7 +101,27 @@ absl::Status AddJsonLines(const std::string& text, DatasetWriter& writer, BuildR
   return absl::OkStatus();
 }
 
-absl::Status AddFile(FileSystem& files, const std::string& path, DatasetWriter& writer, BuildReport& report) {
+absl::Status AddText(const std::string& text, const std::optional<Regex>& split, DatasetWriter& writer,
+                     BuildReport& report) {
+  if (text.empty()) {
+    ++report.empty;
+    return absl::OkStatus();
+  }
+  if (!split.has_value()) return writer.AddDocumentBytes(text);
+  size_t begin = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    if (at > begin && split->Matches(absl::string_view(text).substr(at, end - at))) {
+      SHOAL_RETURN_IF_ERROR(writer.AddDocumentBytes(absl::string_view(text).substr(begin, at - begin)));
+      begin = at;
+    }
+    at = end + 1;
+  }
+  return writer.AddDocumentBytes(absl::string_view(text).substr(begin));
+}
+
+absl::Status AddFile(FileSystem& files, const std::string& path, const std::optional<Regex>& split,
+                     DatasetWriter& writer, BuildReport& report) {
   SHOAL_ASSIGN_OR_RETURN(std::string text, files.Read(path));
   std::string name = path;
   if (absl::EndsWith(name, ".jsonl.gz")) {
@@ -112,17 +132,13 @@ absl::Status AddFile(FileSystem& files, const std::string& path, DatasetWriter& 
     name.resize(name.size() - 4);
   }
   if (absl::EndsWith(name, ".jsonl")) return AddJsonLines(text, writer, report);
-  if (text.empty()) {
-    ++report.empty;
-    return absl::OkStatus();
-  }
-  return writer.AddDocumentBytes(text);
+  return AddText(text, split, writer, report);
 }
 
 }  // namespace
 
 absl::StatusOr<BuildReport> BuildDataset(FileSystem& files, absl::Span<const std::string> inputs,
-                                         const std::string& out_prefix) {
+                                         const std::string& out_prefix, const std::optional<Regex>& split) {
   SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> paths, ListFiles(inputs));
   const std::string folder = fs::path(out_prefix).parent_path().string();
   if (!folder.empty()) SHOAL_RETURN_IF_ERROR(files.MakeDirs(folder));
@@ -130,7 +146,7 @@ absl::StatusOr<BuildReport> BuildDataset(FileSystem& files, absl::Span<const std
   BuildReport report;
   absl::Status added;
   for (const std::string& path : paths) {
-    added = Annotate(AddFile(files, path, *writer, report), path);
+    added = Annotate(AddFile(files, path, split, *writer, report), path);
     if (!added.ok()) break;
   }
   if (added.ok() && writer->documents() == 0)

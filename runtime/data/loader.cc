@@ -13,20 +13,35 @@
 namespace shoal {
 namespace {
 
-void Append(const TrainingData& data, const Sample& sample, int64_t id, MicroBatch& to) {
+void Append(const TrainingData& data, Sample sample, int64_t id, int32_t begin, int32_t end, MicroBatch& to) {
   const size_t at = to.tokens.size();
+  const int32_t n = end - begin;
   if (to.cu_seqlens.empty()) to.cu_seqlens.push_back(0);
-  to.tokens.resize(at + sample.predictions);
-  to.labels.resize(at + sample.predictions);
-  to.positions.resize(at + sample.predictions);
-  data.Read(sample, &to.tokens[at], &to.labels[at]);
-  std::iota(to.positions.begin() + static_cast<int64_t>(at), to.positions.end(), 0);
+  to.tokens.resize(at + n);
+  to.labels.resize(at + n);
+  to.positions.resize(at + n);
+  sample.begin += begin;
+  sample.predictions = n;
+  data.Read(sample, to.tokens.data() + at, to.labels.data() + at);
+  std::iota(to.positions.begin() + static_cast<int64_t>(at), to.positions.end(), begin);
   to.cu_seqlens.push_back(static_cast<int32_t>(to.tokens.size()));
   to.sample_ids.push_back(id);
-  to.max_len = std::max(to.max_len, sample.predictions);
+  to.max_len = std::max(to.max_len, n);
+}
+void Append(const TrainingData& data, const Sample& sample, int64_t id, MicroBatch& to) {
+  Append(data, sample, id, 0, sample.predictions, to);
 }
 
 }  // namespace
+
+MicroBatch ReadParts(const TrainingData& data, absl::Span<const Sample> samples, int64_t first_id,
+                     absl::Span<const SamplePart> parts) {
+  MicroBatch read;
+  read.cu_seqlens.push_back(0);
+  for (const SamplePart& part : parts)
+    Append(data, samples[part.sample], first_id + part.sample, part.begin, part.end, read);
+  return read;
+}
 
 std::vector<std::vector<std::vector<int>>> ShareBatch(absl::Span<const int32_t> lengths, int ranks,
                                                       const std::optional<config::Size>& limit) {
@@ -75,25 +90,30 @@ struct Loader::Shared {
         position(first),
         taken(first) {}
 
-  StepBatch Make(int64_t first, int64_t global) const {
+  StepBatch Draw(int64_t first, int64_t global) const {
     StepBatch batch;
     batch.first_position = first;
     const bool by_tokens = options.global_batch.has_tokens();
-    std::vector<const Sample*> samples;
     for (;;) {
-      const Sample& next = sampler.At(first + static_cast<int64_t>(samples.size()));
-      if (by_tokens && !samples.empty() && batch.global_tokens + next.predictions > global) break;
-      samples.push_back(&next);
+      const Sample& next = sampler.At(first + static_cast<int64_t>(batch.samples.size()));
+      if (by_tokens && !batch.samples.empty() && batch.global_tokens + next.predictions > global) break;
+      batch.samples.push_back(next);
       batch.global_tokens += next.predictions;
       batch.lengths.push_back(next.predictions);
-      if (!by_tokens && static_cast<int64_t>(samples.size()) >= global) break;
+      if (!by_tokens && static_cast<int64_t>(batch.samples.size()) >= global) break;
     }
-    batch.next_position =
-        options.repeat == LoaderOptions::Repeat::kFirstBatch ? first : first + static_cast<int64_t>(samples.size());
+    const bool repeats = options.repeat == LoaderOptions::Repeat::kFirstBatch;
+    batch.next_position = repeats ? first : first + static_cast<int64_t>(batch.samples.size());
+    return batch;
+  }
+
+  StepBatch Make(int64_t first, int64_t global) const {
+    StepBatch batch = Draw(first, global);
+    if (options.share == LoaderOptions::Share::kByOthers) return batch;
     const auto share = ShareBatch(batch.lengths, options.ranks, options.micro_batch);
     for (const std::vector<int>& chosen : share[options.rank]) {
       MicroBatch& micro = batch.micro.emplace_back();
-      for (int i : chosen) Append(data, *samples[i], first + i, micro);
+      for (int i : chosen) Append(data, batch.samples[i], first + i, micro);
     }
     return batch;
   }
@@ -141,8 +161,8 @@ Loader::~Loader() {
 
 absl::StatusOr<std::unique_ptr<Loader>> Loader::Create(const TrainingData& data, const LoaderOptions& options,
                                                        int64_t first_position) {
-  if (options.micro_batch.has_value() && options.micro_batch->has_tokens() &&
-      data.longest() > options.micro_batch->tokens()) {
+  if (options.share == LoaderOptions::Share::kByTokens && options.micro_batch.has_value() &&
+      options.micro_batch->has_tokens() && data.longest() > options.micro_batch->tokens()) {
     return absl::InvalidArgumentError(
         absl::StrCat("micro_batch.tokens is ", options.micro_batch->tokens(), ", but the longest sequence has ",
                      data.longest(), " predictions: raise it to at least that, or lower data.max_tokens"));
@@ -167,20 +187,31 @@ StepBatch Loader::Next(int64_t global) {
   return batch;
 }
 
+StepBatch Loader::Draw(int64_t first_position, int64_t global) const { return shared_->Draw(first_position, global); }
+
+std::vector<Sample> HeldOutSamples(const TrainingData& data, int64_t max_tokens) {
+  std::vector<Sample> samples;
+  int64_t seen = 0;
+  for (const Sample& sample : data.held_out()) {
+    if (max_tokens > 0 && seen > 0 && seen + sample.predictions > max_tokens) break;
+    samples.push_back(sample);
+    seen += sample.predictions;
+  }
+  return samples;
+}
+
 std::vector<MicroBatch> HeldOutBatches(const TrainingData& data, int64_t max_tokens, int64_t micro_tokens, int rank,
                                        int ranks) {
   std::vector<MicroBatch> mine;
   MicroBatch current;
-  int64_t seen = 0, id = 0, number = 0;
+  int64_t id = 0, number = 0;
   const auto close = [&] {
     if (!current.tokens.empty() && number++ % ranks == rank) mine.push_back(std::move(current));
     current = MicroBatch();
   };
-  for (const Sample& sample : data.held_out()) {
-    if (max_tokens > 0 && seen > 0 && seen + sample.predictions > max_tokens) break;
+  for (const Sample& sample : HeldOutSamples(data, max_tokens)) {
     if (static_cast<int64_t>(current.tokens.size()) + sample.predictions > micro_tokens) close();
     Append(data, sample, id++, current);
-    seen += sample.predictions;
   }
   close();
   return mine;

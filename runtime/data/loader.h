@@ -18,14 +18,24 @@ namespace shoal {
 struct MicroBatch {
   std::vector<int32_t> tokens, labels, positions;  // labels: the next token, -1 = ignored
   std::vector<int32_t> cu_seqlens;                 // sequences + 1
-  std::vector<int64_t> sample_ids;                 // global sample position of each sequence, over the whole run
+  std::vector<int64_t> sample_ids;                 // of each sequence: global sample position, over the whole run
   int32_t max_len = 0;
 };
+
+// Tokens [begin, end) of the `sample`-th of some samples.
+struct SamplePart {
+  int32_t sample = 0, begin = 0, end = 0;
+};
+// Parts one after the other, as sequences of their own whose positions start at `begin`; the label of a part's last
+// token is the sample's next one. `first_id`: the id of the first of the samples, the others follow.
+MicroBatch ReadParts(const TrainingData& data, absl::Span<const Sample> samples, int64_t first_id,
+                     absl::Span<const SamplePart> parts);
 
 struct StepBatch {
   int64_t first_position = 0, next_position = 0;  // of the sampler
   int64_t global_tokens = 0;                      // predictions over all ranks
-  std::vector<int32_t> lengths;                   // of all sequences of the global batch
+  std::vector<Sample> samples;                    // of the global batch
+  std::vector<int32_t> lengths;                   // of these
   std::vector<MicroBatch> micro;                  // this rank's, as many on every rank; some may be empty
 };
 
@@ -36,6 +46,7 @@ struct LoaderOptions {
   int rank = 0, ranks = 1;
   int prefetch_steps = 4;
   enum class Repeat : uint8_t { kNo, kFirstBatch } repeat = Repeat::kNo;  // kFirstBatch: the position never moves
+  enum class Share : uint8_t { kByTokens, kByOthers } share = Share::kByTokens;  // kByOthers: no micro-batches are made
 };
 
 // Which of `lengths` each (rank, micro-batch) takes: longest first into the emptiest, as few micro-batches per rank as
@@ -52,6 +63,8 @@ class Loader {
   // The next batch of `global` units over all ranks, in order; waits for the prefetch thread. A number other than the
   // last one discards what was made ahead, so the step after a change waits for its batch.
   StepBatch Next(int64_t global);
+  // The batch of `global` units at a position, without micro-batches. From any thread.
+  StepBatch Draw(int64_t first_position, int64_t global) const;
 
  private:
   struct Shared;
@@ -59,6 +72,8 @@ class Loader {
   std::unique_ptr<Shared> shared_;
 };
 
+// The samples of the first `max_tokens` held-out predictions (0: all).
+std::vector<Sample> HeldOutSamples(const TrainingData& data, int64_t max_tokens);
 // This rank's share of the first `max_tokens` held-out predictions (0: all), in micro-batches of about `micro_tokens`.
 // All ranks together take the same sequences in the same micro-batches, whatever their number.
 std::vector<MicroBatch> HeldOutBatches(const TrainingData& data, int64_t max_tokens, int64_t micro_tokens, int rank,

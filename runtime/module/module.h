@@ -14,14 +14,18 @@
 
 namespace shoal {
 
+struct SequenceShard;  // parallel/sequence_shard.h
+
 // What belongs to the rows of a batch: tokens of packed sequences (T rows), or images (N rows). Shared by all layers of
 // a micro-batch.
 struct SeqLayout {
-  std::vector<int32_t> cu_seqlens;  // n + 1 offsets, first 0, last T; empty for images
-  Tensor positions;                 // i32 [T]: position in the document's sequence (RoPE, learned positions)
-  Tensor labels;                    // i32 [T] already shifted, or [N]; -1 = ignored; undefined: only logits are wanted
-  Tensor token_counters;            // i64 [T] or [N]: TokenCounter(global sample position, token or 0), for dropout
+  // n + 1 offsets, first 0, last T; empty for images. Of a shard: of this rank's runs of sequences.
+  std::vector<int32_t> cu_seqlens;
+  Tensor positions;       // i32 [T]: position in the document's sequence (RoPE, learned positions)
+  Tensor labels;          // i32 [T] already shifted, or [N]; -1 = ignored; undefined: only logits are wanted
+  Tensor token_counters;  // i64 [T] or [N]: TokenCounter(global sample position, token or 0), for dropout
   int32_t max_len = 0;
+  std::shared_ptr<const SequenceShard> shard = nullptr;  // null: rows are whole sequences, and no other rank has any
   int64_t tokens() const { return cu_seqlens.empty() ? 0 : cu_seqlens.back(); }
 };
 

@@ -106,6 +106,10 @@ class StepContext {
   // `values` becomes its sum over ranks; unchanged when there is one. Throws StepAborted when communication fails.
   void SumOverRanks(absl::string_view tag, absl::Span<double> values);
 
+  // Seconds that modules waited for other ranks.
+  void AddWaited(double seconds) { waited_seconds_ += seconds; }
+  double waited_seconds() const { return waited_seconds_; }
+
   // --- Losses: summed over micro-batches by the caller. `weight` is what the sum will be divided by (tokens).
   void AddLoss(absl::string_view name, double sum, double weight);
   const std::map<std::string, std::pair<double, double>>& losses() const { return losses_; }
@@ -129,6 +133,7 @@ class StepContext {
   std::vector<Deferred> deferred_;
   std::vector<int> uses_left_;  // by Param::id, -1 = not yet seen in this micro-batch
   int64_t deferred_bytes_ = 0;
+  double waited_seconds_ = 0;
   std::map<std::string, std::pair<double, double>> losses_;
   uint32_t pass_ = 0;
   bool replaying_ = false;

@@ -12,6 +12,7 @@
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
 #include "runtime/obs/run_metrics.h"
+#include "runtime/obs/sequence_report.h"
 #include "runtime/obs/svg_plot.h"
 
 namespace shoal {
@@ -19,7 +20,7 @@ namespace {
 
 using nlohmann::json;
 
-std::string Histogram(const std::vector<json>& records) {
+std::string LengthHistogram(const std::vector<json>& records) {
   // Powers of two: lengths have long tails.
   std::map<int, double> count;
   for (const json& r : records) {
@@ -153,6 +154,12 @@ std::string Head(const std::string& title) {
       MarkupEscape(title), "</title>", PlotStyle(), "<h1>", MarkupEscape(title), "</h1>");
 }
 
+// The series where records have this field, else nothing.
+Series OnlyWith(const std::vector<json>& records, const char* field, Series series) {
+  if (!records.back().contains(field)) series.points.clear();
+  return series;
+}
+
 std::string ReadOrEmpty(const std::string& path) {
   auto text = PosixFiles().Read(path);
   return text.ok() ? *text : std::string();
@@ -262,9 +269,14 @@ absl::Status WriteReport(const std::string& run_dir, const std::string& out) {
                      {MetricSeries(records, "reduce_exposed_seconds", "measured"),
                       MetricSeries(records, "reduce_predicted_seconds", "predicted")},
                      kFromZero);
-  html += Histogram(records);
+  html += LineFigure("Planned steps, seconds",
+                     {MetricSeries(records, "plan_predicted_seconds", "predicted"),
+                      OnlyWith(records, "sequence_plan", MetricSeries(records, "seconds", "measured"))},
+                     kFromZero);
+  html += LengthHistogram(records);
   html += "</main>\n";
   html += CompressionMap(plans, last.value("step", 0.0));
+  html += SequenceMap(read("plans/sequences.jsonl"));
   if (const std::string sample = read("sample.txt"); !sample.empty())
     absl::StrAppend(&html, "<h2>Sample</h2><pre>", MarkupEscape(sample), "</pre>\n");
   if (const std::string job = read("job.textproto"); !job.empty())

@@ -35,6 +35,11 @@ std::string StepLine(const StepRecord& r) {
   } else {
     absl::StrAppendFormat(&line, " | mem %.1f GiB", static_cast<double>(r.memory_bytes) / kGiB);
   }
+  if (!r.sequence_plan.empty()) {
+    absl::StrAppendFormat(&line, " | plan %s", r.sequence_plan);
+    if (r.plan_predicted_seconds > 0) absl::StrAppendFormat(&line, " %.0f ms", r.plan_predicted_seconds * 1e3);
+    absl::StrAppendFormat(&line, ", gap <= %.1f %%", 100 * r.plan_gap);
+  }
   if (r.batch > 0) absl::StrAppendFormat(&line, " | batch %d", r.batch);
   if (!std::isnan(r.noise_scale)) absl::StrAppendFormat(&line, " (noise scale %.4g samples)", r.noise_scale);
   if (r.mfu > 0) absl::StrAppendFormat(&line, " | mfu %.0f%%", 100 * r.mfu);
@@ -80,6 +85,13 @@ std::string StepJson(const StepRecord& r) {
   }
   if (r.compression_plan >= 0) j["compression_plan"] = r.compression_plan;
   if (r.reduce_predicted_seconds >= 0) j["reduce_predicted_seconds"] = r.reduce_predicted_seconds;
+  if (!r.sequence_plan.empty()) {
+    j["sequence_plan"] = r.sequence_plan;
+    j["plan_predicted_seconds"] = r.plan_predicted_seconds;
+    j["plan_gap"] = r.plan_gap;
+    j["plan_seconds"] = r.plan_seconds;
+    j["plan_exposed_seconds"] = r.plan_exposed_seconds;
+  }
   if (!r.skip_reason.empty()) j["skipped"] = r.skip_reason;
   if (!r.slowest_rank.empty()) {
     j["slowest_rank"] = r.slowest_rank;

@@ -30,6 +30,11 @@ struct StepRecord {
   int64_t compression_plan = -1;                 // the plan in force; < 0: nothing is planned
   double reduce_exposed_seconds = 0;             // of exposed communication what reductions of gradients are
   double reduce_predicted_seconds = -1;          // what the plan said of it; < 0: nothing
+  std::string sequence_plan;                     // "<4,1x4> <2x4>"; empty: sequences are not spread
+  double plan_predicted_seconds = 0;             // of the whole step, by the plan's costs
+  double plan_gap = 0;                           // share of the plan's time by which it may be beaten
+  double plan_seconds = 0;                       // that making it took, beside training
+  double plan_exposed_seconds = 0;               // that the step waited for it and agreed on it
   std::string skip_reason;                       // empty: the step was taken
   double accuracy =
       std::numeric_limits<double>::quiet_NaN();  // share of the step's images that were classified correctly

@@ -41,7 +41,7 @@ void Bytes(std::string& to, int field, absl::string_view value) {
   to.append(value.data(), value.size());
 }
 
-std::string Event(double wall_time, int64_t step) {
+std::string EventRecord(double wall_time, int64_t step) {
   std::string event;
   Fixed(event, 1, wall_time);
   Varint(event, 2 << 3);
@@ -78,7 +78,7 @@ absl::StatusOr<std::unique_ptr<TensorBoardSink>> TensorBoardSink::Open(const std
   std::FILE* file = std::fopen(path.c_str(), "wbe");
   if (file == nullptr) return EnvironmentError(absl::StrCat(path, ": ", std::strerror(errno)));
   auto sink = std::unique_ptr<TensorBoardSink>(new TensorBoardSink(path, file));
-  std::string event = Event(WallTime(), 0);
+  std::string event = EventRecord(WallTime(), 0);
   Bytes(event, 3, "brain.Event:2");
   SHOAL_RETURN_IF_ERROR(sink->Append(event));
   return sink;
@@ -123,7 +123,7 @@ absl::Status TensorBoardSink::Write(const StepRecord& r) {
            static_cast<double>(r.units) / r.seconds);
   }
   scalar("memory/bytes", static_cast<double>(r.memory_bytes));
-  std::string event = Event(WallTime(), r.step);
+  std::string event = EventRecord(WallTime(), r.step);
   Bytes(event, 5, summary);
   return Append(event);
 }

@@ -45,6 +45,9 @@ void ColumnSum(OpContext& ctx, const Tensor& dy, const Tensor& out, Accumulate a
 // scores. Token i of a sequence sees tokens [0, i] of the same sequence.
 struct AttentionOptions {
   float scale = 0;  // usually 1/sqrt(C); must be set
+  // Where k and v are a run of the key heads of a model, and q of its query heads (heads spread over ranks): query
+  // heads to a key head in the model, and the place of q's first head in its key head's group. 0: H / K.
+  int64_t kv_group = 0, first_head = 0;
 };
 void AttentionVarlenFwd(OpContext& ctx, Arena& workspace, const Tensor& q, const Tensor& k, const Tensor& v,
                         absl::Span<const int32_t> cu_seqlens, const Tensor& out, const Tensor& lse,
@@ -52,6 +55,32 @@ void AttentionVarlenFwd(OpContext& ctx, Arena& workspace, const Tensor& q, const
 void AttentionVarlenBwd(OpContext& ctx, Arena& workspace, const Tensor& dout, const Tensor& q, const Tensor& k,
                         const Tensor& v, const Tensor& out, const Tensor& lse, absl::Span<const int32_t> cu_seqlens,
                         const Tensor& dq, const Tensor& dk, const Tensor& dv, AttentionOptions options);
+// The same from delta_HT (AttentionDelta) in place of `out`.
+void AttentionVarlenBwdDelta(OpContext& ctx, Arena& workspace, const Tensor& dout, const Tensor& q, const Tensor& k,
+                             const Tensor& v, const Tensor& delta, const Tensor& lse,
+                             absl::Span<const int32_t> cu_seqlens, const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                             AttentionOptions options);
+// delta_HT = sum over C of dout_THC * out_THC, of lse's dtype: what backward needs of the output. Both may be
+// row-strided; out is of dout's dtype, or f32.
+void AttentionDelta(OpContext& ctx, const Tensor& dout, const Tensor& out, const Tensor& delta);
+
+// Attention of parts of sequences (ring attention, arXiv 2310.01889): queries of rows [q_begin, q_begin + q_rows) of q
+// and keys of rows [k_begin, k_begin + k_rows) of k and v, of one sequence. The first of each stands at position
+// q_position, k_position of it; a query sees keys at its own position and before.
+struct AttentionPart {
+  int64_t q_begin = 0, q_rows = 0, q_position = 0;
+  int64_t k_begin = 0, k_rows = 0, k_position = 0;
+};
+// Adds parts to a running result: out_THC (f32; f64 of f64) is the mean of values so far, normalised, and lse_HT the
+// log-sum-exp so far; before the first part they are 0 and -infinity. Rows of q may be in several parts, which are
+// taken in order, and in none; rows that see no key of any part stay as they are.
+void AttentionPartsFwd(OpContext& ctx, Arena& workspace, const Tensor& q, const Tensor& k, const Tensor& v,
+                       absl::Span<const AttentionPart> parts, const Tensor& out, const Tensor& lse,
+                       AttentionOptions options);
+// Adds the parts' gradients to dq_THC, dk_TKC, dv_TKC (f32; f64 of f64). delta and lse are of the whole result.
+void AttentionPartsBwd(OpContext& ctx, Arena& workspace, const Tensor& dout, const Tensor& q, const Tensor& k,
+                       const Tensor& v, const Tensor& delta, const Tensor& lse, absl::Span<const AttentionPart> parts,
+                       const Tensor& dq, const Tensor& dk, const Tensor& dv, AttentionOptions options);
 
 // LayerNorm over the last dimension: y = (x - mean) * rstd * weight + bias. stats_T2 holds (mean, rstd) per row.
 void LayerNormFwd(OpContext& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon,
@@ -105,8 +134,8 @@ double LinearCrossEntropy(OpContext& ctx, Arena& workspace, const Tensor& hidden
                           const Tensor& labels, const Tensor& dhidden, const Tensor& dweight,
                           const CrossEntropyOptions& options);
 
-// Elementwise: out = a + b (out may alias either); out += scale * a with out f32 and a any float dtype; copies with
-// conversion.
+// Elementwise: out = a + b (out may alias either; all may be row-strided); out += scale * a with out f32 and a any
+// float dtype; copies with conversion.
 void Add(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
 void AddScaled(OpContext& ctx, const Tensor& a, float scale, const Tensor& out);
 void Copy(OpContext& ctx, const Tensor& from,
@@ -115,7 +144,7 @@ void Copy(OpContext& ctx, const Tensor& from,
 // (key, first_element + i): with the step as key.pass, a tensor's name and its global element, the same bits however it
 // is cut.
 void StochasticRound(OpContext& ctx, const Tensor& from, const RngKey& key, int64_t first_element, const Tensor& to);
-void Fill(OpContext& ctx, const Tensor& x, float value);
+void Fill(OpContext& ctx, const Tensor& x, float value);    // x may be row-strided
 void Scale(OpContext& ctx, const Tensor& x, float factor);  // in place
 // Dropout with the counter-based generator: y = keep ? x / (1 - rate) : 0, keep by Rng(key).Uniform(TokenCounter of row
 // t, column). token_counters_T: i64. The same call on dy is the backward. y may alias x.

@@ -152,4 +152,9 @@ Tensor Arena::Live(Shape shape, DType dtype) {
   return Tensor(std::make_shared<Storage>(data, bytes, device_, std::move(release)), 0, std::move(shape), dtype);
 }
 
+Tensor Arena::Lend(const Tensor& live) const {
+  const int64_t at = base_ == nullptr ? 0 : static_cast<char*>(live.raw()) - base_;
+  return Tensor(whole_, at, live.shape(), live.dtype());
+}
+
 }  // namespace shoal

@@ -33,6 +33,10 @@ class Arena {
   Tensor Frame(Shape shape, DType dtype);
   Tensor Live(Shape shape, DType dtype);
 
+  // The same memory as `live`, contiguous, through a handle that may die on any thread and any time later: it keeps the
+  // range there but not the block taken. For operations under way.
+  Tensor Lend(const Tensor& live) const;
+
   // Lets frames and live values share the first `bytes` of the range, which is empty now; gives memory above back to
   // the system. What does not fit all the same lies above them: it costs memory, nothing else.
   void Fit(int64_t bytes);

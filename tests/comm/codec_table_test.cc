@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "comm/codec/codec.h"
+#include "comm/codec/level_model.h"
 #include "comm/codec/quantiser_grid.h"
 #include "runtime/base/rng.h"
 #include "tests/dispatch_targets.h"
@@ -94,7 +95,7 @@ double Squares(const std::vector<float>& x) {
 double Bound(const std::string& name, const std::vector<float>& x, size_t i) {
   if (name == "fp32" || name == "topk_1") return 0;
   if (name == "bf16") return std::abs(static_cast<double>(x[i])) / 256 + static_cast<double>(kTiny) * 0x1p16;
-  if (name[0] == 't') return std::abs(static_cast<double>(x[i]));
+  if (name[0] == 't' || name[0] == 'e') return std::abs(static_cast<double>(x[i]));
   const int bits = name[1] - '0';
   const bool nearest = name.size() == 2;
   const auto begin = x.begin() + static_cast<std::ptrdiff_t>(i / kBlock * kBlock),
@@ -125,7 +126,7 @@ TEST(CodecTable, RoundTripsWithinBoundsAndLeavesTheRest) {
             ASSERT_EQ(coded.left[i], x[i] - coded.decoded[i]) << i;
             ASSERT_LE(std::abs(static_cast<double>(x[i]) - static_cast<double>(coded.decoded[i])), Bound(name, x, i))
                 << i << ": " << x[i];
-            if (x[i] == 0 && name[0] == 'q') {
+            if (x[i] == 0 && name[0] != 'f') {
               ASSERT_EQ(coded.decoded[i], 0) << i;
             }
           }
@@ -191,7 +192,7 @@ TEST(CodecTable, WhatIsNotFiniteIsTold) {
       EXPECT_FALSE(coded.encoded.finite) << name;
       int64_t infinite = 0;
       for (const float d : coded.decoded) infinite += std::isfinite(d) ? 0 : 1;
-      const int64_t want = name[0] == 'q' ? kBlock : 1;
+      const int64_t want = name[0] == 'q' ? kBlock : name[0] == 'e' ? 3 * kBlock : 1;
       EXPECT_EQ(infinite, want) << name << " of " << bad;
     }
   }
@@ -271,6 +272,79 @@ TEST(CodecTable, RelativeErrorsAreThePublishedOnes) {
   }
 }
 
+// Entropy-coded scalar quantisation is within 0.255 bits of the rate-distortion bound of normal values at high rates,
+// and below it by less at low ones (Gish and Pierce, 1968).
+TEST(CodecTable, EntropyCodesAreNearTheBoundOfScalarOnes) {
+  const std::vector<float> x = Filled(1 << 17, Contents()[0]);
+  for (const double bits : {1.0, 2.0, 3.0, 4.0, 6.0}) {
+    const auto codec = MakeCodec(absl::StrCat("ecsq_", bits)).value();
+    const Coded coded = Code(*codec, x);
+    const double error = coded.encoded.error_squares / coded.encoded.squares;
+    EXPECT_LE(error, std::exp2(-2 * (bits - 0.255 - (bits < 2 ? 0.15 : 0.07)))) << bits;
+    EXPECT_GE(error, std::exp2(-2 * bits)) << bits;
+    EXPECT_LE(static_cast<double>(codec->Bytes(1 << 17)), (bits / 8 + 0.002) * (1 << 17)) << bits;
+  }
+}
+
+// The tables are a part of the format: ranks on unlike machines must hold the same.
+TEST(CodecTable, EntropyTablesAreTheFormats) {
+  uint64_t hash = 0;
+  for (int c = 1; c < kLevelClasses; ++c) {
+    hash = 31 * hash + static_cast<uint64_t>(LevelClasses()[c].shift);
+    for (const uint32_t entry : LevelClasses()[c].table->found) hash = 31 * hash + entry;
+  }
+  EXPECT_EQ(hash, 18070144983651081626U);
+}
+
+// One frame of several that is not finite, or zero, leaves the others as they are.
+TEST(CodecTable, EntropyCodesOfFramesStandByThemselves) {
+  const auto codec = MakeCodec("ecsq_3").value();
+  for (const float bad : {std::nanf(""), INFINITY, 0.0F}) {
+    std::vector<float> x = Filled(3 * 32768 + 100, Contents()[0]);
+    if (bad == 0) {
+      std::fill(x.begin() + 32768, x.begin() + 2 * 32768, 0.0F);
+    } else {
+      x[40000] = bad;
+    }
+    const Coded coded = Code(*codec, x);
+    EXPECT_EQ(coded.encoded.finite, bad == 0);
+    for (size_t i = 0; i < x.size(); ++i) {
+      if (i / 32768 != 1) {
+        ASSERT_EQ(coded.left[i], x[i] - coded.decoded[i]) << i;
+        ASSERT_LT(std::abs(coded.left[i]), 1) << i;
+      } else if (bad == 0) {
+        ASSERT_EQ(coded.decoded[i], 0) << i;
+      } else {
+        ASSERT_TRUE(std::isnan(coded.decoded[i])) << i;
+      }
+    }
+  }
+}
+
+// Frames of one run share its bits as they need them, whatever a sample of it says.
+TEST(CodecTable, EntropyCodesGiveBitsToWhereTheyAreNeeded) {
+  constexpr int64_t kSize = 5 * 32768 + 777;
+  const std::vector<Content> contents = {
+      {"one frame of six is large", [](int64_t i) { return (i / 32768 == 3 ? 100.0F : 1.0F) * Normal(1, i); }},
+      {"most rows are zero", [](int64_t i) { return i / 192 % 9 == 0 ? Normal(1, i) : 0.0F; }},
+      {"nothing that a sample sees", [](int64_t i) { return i == 40001 || i == 160003 ? 1.0F : 0.0F; }},
+      {"all that is large is sampled", [](int64_t i) { return (i / 32 % 10 == 0 ? 10.0F : 0.1F) * Normal(1, i); }},
+      {"the last frame is large", [](int64_t i) { return (i >= 5 * 32768 ? 1000.0F : 1.0F) * Normal(1, i); }},
+      {"far outliers", [](int64_t i) { return i % 3000 == 5 ? 1e3F : Normal(1, i); }}};
+  for (const Content& content : contents) {
+    const std::vector<float> x = Filled(kSize, content);
+    for (const double bits : {1.0, 3.0}) {
+      SCOPED_TRACE(absl::StrCat(content.name, ", ", bits, " bits"));
+      const Coded coded = Code(*MakeCodec(absl::StrCat("ecsq_", bits)).value(), x);
+      const Coded max_min = Code(*MakeCodec(bits == 1 ? "q2" : "q3").value(), x);
+      for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(coded.left[i], x[i] - coded.decoded[i]) << i;
+      EXPECT_NEAR(coded.encoded.error_squares, Squares(coded.left), 1e-12 * Squares(x));
+      // Half as many bits leave less than max-min quantisation of blocks, or the same bits half as much.
+      EXPECT_LE(coded.encoded.error_squares, (bits == 1 ? 1.0 : 0.5) * max_min.encoded.error_squares);
+    }
+  }
+}
+
 TEST(CodecTable, ErrorFeedbackLosesNothing) {
   for (const std::string& name : AllCodecs()) {
     const auto codec = MakeCodec(name, kBlock).value();
@@ -335,13 +409,15 @@ TEST(CodecTable, TopKIsASortsWhateverASampleSays) {
 }
 
 TEST(CodecTable, UnknownNamesAreToldWithWhatThereIs) {
-  for (const char* name : {"", "q1", "q9", "fp16", "topk", "topk_x", "q4_"}) {
+  for (const char* name : {"", "q1", "q9", "fp16", "topk", "topk_x", "q4_", "ecsq", "ecsq_x"}) {
     const auto codec = MakeCodec(name);
     ASSERT_FALSE(codec.ok()) << name;
     EXPECT_THAT(std::string(codec.status().message()), HasSubstr("fp32, bf16, q2..q8"));
   }
   EXPECT_THAT(std::string(MakeCodec("topk_0").status().message()), HasSubstr("above 0 and is at most 1"));
   EXPECT_THAT(std::string(MakeCodec("topk_1.5").status().message()), HasSubstr("above 0 and is at most 1"));
+  EXPECT_THAT(std::string(MakeCodec("ecsq_0.4").status().message()), HasSubstr("from 0.5 to 8"));
+  EXPECT_THAT(std::string(MakeCodec("ecsq_9").status().message()), HasSubstr("from 0.5 to 8"));
   EXPECT_THAT(std::string(MakeCodec("q4", 100).status().message()), HasSubstr("multiple of 8"));
 }
 

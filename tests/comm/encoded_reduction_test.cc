@@ -18,7 +18,7 @@ namespace shoal {
 namespace {
 
 using Half = EncodedReduction::Half;
-constexpr int64_t kBlock = 64;
+constexpr int64_t kReduceBlock = 64;
 const CommOptions kChecked = [] {
   CommOptions options;
   options.check = CommOptions::Check::kOn;
@@ -55,7 +55,7 @@ struct Codecs {
   explicit Codecs(const Case& c) {
     const auto parts = static_cast<int64_t>(c.codecs.size());
     for (int64_t i = 0; i < parts; ++i) {
-      owned.push_back(MakeCodec(c.codecs[i], kBlock).value());
+      owned.push_back(MakeCodec(c.codecs[i], kReduceBlock).value());
       runs.push_back({.begin = c.elements * i / parts,
                       .end = c.elements * (i + 1) / parts,
                       .codec = owned.back().get(),

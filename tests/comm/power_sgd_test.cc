@@ -39,12 +39,12 @@ Matrix OfRank(int64_t rows, int64_t columns, int rank, uint64_t stream) {
   }
   return m;
 }
-double Squares(const Matrix& x) {
+double SquaredNorm(const Matrix& x) {
   double sum = 0;
   for (const float v : x) sum += static_cast<double>(v) * static_cast<double>(v);
   return sum;
 }
-double Norm(const Matrix& x) { return std::sqrt(Squares(x)); }
+double Norm(const Matrix& x) { return std::sqrt(SquaredNorm(x)); }
 double Distance(const Matrix& x, const Matrix& y) {
   double sum = 0;
   for (size_t i = 0; i < x.size(); ++i) sum += std::pow(static_cast<double>(x[i]) - static_cast<double>(y[i]), 2);
@@ -140,8 +140,8 @@ TEST(PowerSgd, FactorsAndResidualAreThoseOfFloat64) {
         ASSERT_EQ(round.left[i * columns + k], m[i * columns + k] - round.out[i * columns + k]) << i << ", " << k;
       }
     }
-    EXPECT_NEAR(round.encoded.squares, Squares(m), 1e-9 * Squares(m));
-    EXPECT_NEAR(round.encoded.error_squares, Squares(round.left), 1e-9 * Squares(m));
+    EXPECT_NEAR(round.encoded.squares, SquaredNorm(m), 1e-9 * SquaredNorm(m));
+    EXPECT_NEAR(round.encoded.error_squares, SquaredNorm(round.left), 1e-9 * SquaredNorm(m));
     EXPECT_TRUE(round.encoded.finite);
     // In place, and without.
     Matrix in_place = gradient;
@@ -325,7 +325,7 @@ std::vector<double> SingularSquares(int64_t rows, int64_t columns, const Matrix&
     for (int64_t i = 0; i < rows; ++i) sum += a[i * columns + k] * a[i * columns + l];
     return sum;
   };
-  const double whole = Squares(m);  // columns beyond the rank of m are only rounding
+  const double whole = SquaredNorm(m);  // columns beyond the rank of m are only rounding
   for (bool turned = true; turned;) {
     turned = false;
     for (int64_t k = 0; k < columns; ++k) {
@@ -364,7 +364,7 @@ TEST(PowerSgd, ErrorsAreTheTailsOfSingularValues) {
     for (size_t i = 0; i < m.size(); ++i) m[i] += c.noise * noise[i];
     std::vector<double> errors(ranks.size());
     const double whole = PowerSgdErrors(c.rows, c.columns, Input(m), ranks, absl::MakeSpan(errors));
-    EXPECT_NEAR(whole, Squares(m), 1e-9 * Squares(m));
+    EXPECT_NEAR(whole, SquaredNorm(m), 1e-9 * SquaredNorm(m));
     const std::vector<double> squares = SingularSquares(c.rows, c.columns, m);
     for (size_t i = 0; i < ranks.size(); ++i) {
       double exact = 0;

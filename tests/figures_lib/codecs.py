@@ -11,7 +11,7 @@ def shoal_codec(name, steps=11):
 
 def codecs():
     """Codecs over 16 Mi elements on one core: share of a copy's bytes/s; errors of all options of a family over one encoding."""
-    done = repeats(lambda: {name: shoal_codec(name) for name in ("q4", "topk_0.01")}, threads=1)
+    done = repeats(lambda: {name: shoal_codec(name) for name in ("q4", "topk_0.01", "ecsq_3")}, threads=1)
 
     def rates(name, what):
         return spelled((r[name]["gigabytes"] / statistics.median(r[name][what]) for r in done.results), "{:.1f}", "GB/s")
@@ -25,6 +25,6 @@ def codecs():
     for row, name, what, goal in (("q4_encode", "q4", "encode_seconds", 0.35), ("q4_decode_add", "q4", "decode_add_seconds", 0.7),
                                   ("topk_encode", "topk_0.01", "encode_seconds", 0.1)):
         rows.append(at_least(row, rates(name, what), rates(name, "copy_seconds"), ratios(name, "copy_seconds", what), goal, done.note, unit=""))
-    for row, name in (("quantise_errors", "q4"), ("topk_errors", "topk_0.01")):
+    for row, name in (("quantise_errors", "q4"), ("topk_errors", "topk_0.01"), ("entropy_coded_errors", "ecsq_3")):
         rows.append(at_most(row, times(name, "errors_seconds"), times(name, "encode_seconds"), ratios(name, "errors_seconds", "encode_seconds"), 2.5, done.note))
     return rows

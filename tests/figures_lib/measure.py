@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SHOAL = ROOT / "build" / "shoal"
 BYTELM = dict(style="llama", layers=6, width=384, heads=6, ffn=1024, vocabulary=256)
 GPT2 = dict(style="gpt2", layers=12, width=768, heads=12, ffn=3072, vocabulary=50257)
+GPT_TINY = dict(style="gpt2", layers=4, width=192, heads=6, ffn=768, vocabulary=256)  # examples/gpt_tiny
 MPIRUN = ("mpirun", "-n", "2", "--bind-to", "none")
 ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
 PROBES_DIFFER = 0.05  # more than this between the probes of a repeat, and it is run again

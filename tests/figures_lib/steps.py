@@ -3,7 +3,8 @@ import subprocess
 import time
 
 from figures_lib import peers
-from figures_lib.measure import BYTELM, GPT2, MPIRUN, SHOAL, at_least, at_most, lasts_at_most, median, notes, rate, repeats, shoal_step, spelled
+from figures_lib.measure import (BYTELM, GPT2, GPT_TINY, MPIRUN, SHOAL, at_least, at_most, lasts_at_most, median, notes, rate, repeats, shoal_step, spelled,
+                                 within)
 
 
 def share_of_peak(result, model, tokens, peak):
@@ -90,6 +91,28 @@ def ranks():
                     [1 - median(fake) / median(two) for _, two, fake, _ in done.results], 0.05, notes("share of a step", done.note), unit=""),
             at_least("ranks_ddp", speed, spelled((theirs for _, theirs in pairs), unit="tok/s") if pairs else peers.NO_TORCH,
                      [ours / theirs for ours, theirs in pairs], 1.15, done.note)]
+
+
+def zero():
+    """ZeRO 1, 2 and 3 in turn on 2 ranks of 1 thread under mpirun: step times over stage 1, and each stage's memory over its prediction."""
+    rows = []
+    for name, model, batch, steps in (("gpt_tiny", GPT_TINY, 32, 10), ("bytelm", BYTELM, 8, 10)):
+        def measure():
+            return {stage: shoal_step(model, batch, 256, launcher=MPIRUN, threads=1, steps=steps, sets=[f"parallel.zero={stage}"]) for stage in (1, 2, 3)}
+        done = repeats(measure)
+
+        def times(stage):
+            return [1e3 * median(r[stage]) for r in done.results]
+        for stage in (2, 3):
+            rows.append(at_most(f"zero_{stage}_{name}", spelled(times(stage), unit="ms"), spelled(times(1), unit="ms of ZeRO 1"),
+                                [ours / first for ours, first in zip(times(stage), times(1))], 1.15, done.note))
+        for stage in (1, 2, 3):
+            def mib(what):
+                return [r[stage][what] / 2**20 for r in done.results]
+            predicted, measured = mib("predicted_bytes"), mib("peak_rss_bytes")
+            rows.append(within(f"zero_{stage}_{name}_memory", spelled(predicted, "{:.1f}", "MiB predicted"), spelled(measured, "{:.1f}", "MiB measured"),
+                               [p / m for p, m in zip(predicted, measured)], 0.05))
+    return rows
 
 
 def startup():

@@ -27,6 +27,13 @@ def text_data():
         run([SHOAL, "data", "build", "--out", ROOT / "build/data/perl-doc", *pods])
 
 
+def perl_entries():
+    """The Perl manual cut at its headings and items: examples/longtail_sp's documents."""
+    if not (ROOT / "build/data/perl-entries.idx").exists():
+        pods = [line for line in run(["dpkg", "-L", "perl-doc"]).splitlines() if line.endswith(".pod") and pathlib.Path(line).exists()]
+        run([SHOAL, "data", "build", "--out", ROOT / "build/data/perl-entries", "--split", "^=(head[1-4]|item)", *pods])
+
+
 @contextlib.contextmanager
 def sweep_folder(file):
     """The folder of a sweep of examples/ that has run: from the start, or with --sweeps from what is there."""

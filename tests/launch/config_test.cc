@@ -126,6 +126,44 @@ void ListFields(const google::protobuf::Descriptor& d, const std::string& path, 
 
 // A field that is added, renamed or given another default shows here, so that it is done on purpose: jobs of users and
 // of old runs hold these names.
+TEST(Config, SequencesThatCannotBeSpreadAreNamed) {
+  const std::string job =
+      "model { transformer { layers: 1 width: 32 heads: 4 } }\n"
+      "data { dataset { path: \"d\" } max_tokens: 4096 }\n"
+      "global_batch { sequences: 2 }\nduration { steps: 1 }\n";
+  struct Row {
+    const char* text;
+    int ranks;
+    const char* message;  // empty: none
+  };
+  const Row rows[] = {
+      {"micro_batch { tokens: 512 } parallel { sequence {} }", 8, ""},
+      {"micro_batch { tokens: 512 }", 8, "or parallel { sequence {} }, which spreads long sequences over ranks"},
+      {"micro_batch { tokens: 512 } parallel { sequence {} }", 7,
+       "data.max_tokens is 4096, but a group of 4 ranks, the largest here, holds 2048 tokens"},
+      {"micro_batch { tokens: 512 } parallel { sequence {} }", 7, "raise micro_batch.tokens to 1024"},
+      {"micro_batch { tokens: 512 } parallel { sequence { mode: ULYSSES } }", 8, "a group of 4 ranks"},
+      {"micro_batch { tokens: 512 } parallel { sequence { max_degree: 2 } }", 8, "a group of 2 ranks"},
+      {"parallel { sequence {} }", 8, "parallel.sequence needs micro_batch { tokens: N }"},
+      {"micro_batch { tokens: 4096 } parallel { sequence { planner: \"flexps\" } }", 1, "did you mean 'flexsp'"},
+      {"micro_batch { tokens: 4096 } parallel { sequence { max_degree: 3 } }", 1, "degrees are powers of two"},
+      {"micro_batch { tokens: 4096 } parallel { sequence { degree: 2 } }", 2, "chooses degrees itself: remove one"},
+      {"micro_batch { tokens: 4096 } parallel { sequence { planner: \"static\" degree: 2 } }", 3, "does not divide 3"},
+  };
+  for (const Row& row : rows) {
+    LoadedJob loaded;
+    ConfigErrors errors;
+    ParseTextConfig(job + row.text, "job.textproto", loaded.job, errors, loaded.places);
+    ASSERT_TRUE(errors.Result().ok()) << errors.Result();
+    const auto resolved = ResolveJob(loaded, row.ranks);
+    EXPECT_EQ(resolved.ok(), row.message[0] == 0) << row.text << ": " << resolved.status();
+    EXPECT_THAT(std::string(resolved.status().message()), HasSubstr(row.message)) << row.text;
+    if (!resolved.ok()) {
+      EXPECT_THAT(std::string(resolved.status().message()), HasSubstr("job.textproto:")) << row.text;
+    }
+  }
+}
+
 TEST(Config, FieldsAreThoseOfTheGoldenList) {
   std::string fields;
   ListFields(*config::Job::descriptor(), "", fields);

@@ -2,6 +2,7 @@
 # The built program from outside: exit codes and messages of the contract. Argument: the program.
 set -uo pipefail
 shoal=$1
+examples=$(cd "$(dirname "$0")/../../examples" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
@@ -74,10 +75,43 @@ check "a length of nothing" 3 "bad:1: a length of 0 tokens" bash -c "echo 0 >$wo
 check "quantiles that fall" 3 "bad:3: quantiles ascend" bash -c "printf 'probability,tokens\n0.5,9\n0.4,10\n' >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
 check "quantiles of longer sequences" 2 "no sequence is as short as 5 tokens" "$shoal" plan --lengths "$work/quantiles.csv" --ranks 64 --max-tokens 5
 check "the order of a plan" 0 "ranks   8-11" "$shoal" plan --lengths "$work/lengths" --ranks 14 --max-tokens 20000 --explain
+check "quick bounds" 0 "quick bounds" "$shoal" plan --lengths "$work/lengths" --ranks 64 --bound quick
+check "a bound that there is not" 2 "--bound" "$shoal" plan --lengths "$work/lengths" --ranks 64 --bound ilp
+check "bounds of a job" 2 "--bound" "$shoal" plan "$work/job" --ranks 4 --bound lp
+if "$shoal" doctor | grep -q "linear programs *CLP"; then
+  check "bounds by linear programs" 0 "ms a batch; CLP" "$shoal" plan --lengths "$work/lengths" --ranks 64
+  check "what they are" 0 "linear programs 0." "$shoal" plan --lengths "$work/lengths" --ranks 64 --explain
+  check "a longer search" 0 "flexsp_x10 " "$shoal" plan --lengths "$work/lengths" --ranks 64 --bound search
+  check "bounds as JSON" 0 '"bound_errors":0' "$shoal" plan --lengths "$work/lengths" --ranks 64 --json
+else
+  check "no linear programs" 0 "quick bounds; built without CLP" "$shoal" plan --lengths "$work/lengths" --ranks 64
+  check "what to install" 2 "install coinor-libclp-dev" "$shoal" plan --lengths "$work/lengths" --ranks 64 --bound lp
+fi
 check "no lengths" 3 "has no lengths" bash -c "echo '#' >$work/bad; $shoal plan --lengths $work/bad --ranks 64"
 check "no such file of lengths" 3 "none" "$shoal" plan --lengths "$work/none" --ranks 64
 check "a job or lengths" 2 "job, or --lengths FILE," "$shoal" plan --ranks 4
 check "not both" 2 "excludes" "$shoal" plan "$work/job" --lengths "$work/lengths" --ranks 4
+check "a flag of sequence plans" 2 "--explain" "$shoal" plan "$work/job" --explain
+check "several ranks of a job" 2 "of a cluster only" "$shoal" plan "$work/job" --ranks 2,4
+sed 's/nodes: 8/nodes: 1/; s/"wikipedia_lengths.csv"/"quantiles.csv"/' "$examples/flexsp_paper/7b_192k.textproto" >"$work/cluster"
+check "a cluster" 0 "published with FlexSP (arXiv 2412.01523, its code's profile of GPT-7B), not measured here" "$shoal" plan --cluster "$work/cluster" --batches 2
+check "several sizes of it" 0 "16 ranks, 2 nodes (more than the file has)" "$shoal" plan --cluster "$work/cluster" --batches 1 --ranks 8,16
+check "what steps are spent on" 0 "all-to-all" "$shoal" plan --cluster "$work/cluster" --batches 1 --explain
+check "a cluster as JSON" 0 '"terms":{"exchange"' "$shoal" plan --cluster "$work/cluster" --batches 1 --json
+check "other lengths" 0 "lengths: 1 batches of 3" "$shoal" plan --cluster "$work/cluster" --lengths "$work/lengths" --set lengths.sequences=3 --batches 1
+check "sequences by ranks" 0 "1 batches of 1024" "$shoal" plan --cluster "$work/cluster" --batches 1 --ranks 16 --set lengths.scaling=WITH_RANKS
+check "a plot over ranks" 0 "" "$shoal" plan --cluster "$work/cluster" --batches 1 --ranks 8,16 --plot "$work/rates.svg"
+check "that is there" 0 "predicted tokens per second" cat "$work/rates.svg"
+check "a plot of one size" 2 "give --ranks several numbers" "$shoal" plan --cluster "$work/cluster" --batches 1 --plot "$work/rates.svg"
+check "no such cluster" 2 "cluster file" "$shoal" plan --cluster "$work/none"
+check "a cluster's unknown field" 2 "did you mean 'intra_gb_per_s'" bash -c "sed 's/intra_gb/intre_gb/' $work/cluster >$work/bad; $shoal plan --cluster $work/bad"
+check "a bandwidth below 0" 2 "bad:18:3: links.intra_gb_per_s is -300; it is above 0" bash -c "sed 's/intra_gb_per_s: 300/intra_gb_per_s: -300/' $work/cluster >$work/bad; $shoal plan --cluster $work/bad"
+check "half a node" 2 "12 ranks are no whole number of nodes of 8; nearest valid: 8 or 16" "$shoal" plan --cluster "$work/cluster" --ranks 12
+check "a sequence that fits nowhere" 2 "long:2: sequence 1 has 300000 tokens" bash -c "printf '5\n300000\n' >$work/long; $shoal plan --cluster $work/cluster --lengths $work/long"
+check "lengths of a cluster that are none" 3 "long:2: 'x' is no number of tokens" bash -c "printf '5\nx\n' >$work/long; $shoal plan --cluster $work/cluster --lengths $work/long"
+check "states that do not fit" 2 "take at least" "$shoal" plan --cluster "$work/cluster" --set model.layers=100
+check "a cluster has constants of its own" 2 "excludes" "$shoal" plan --cluster "$work/cluster" --model 7b
+check "a cluster's planner" 2 "did you mean 'greedy'" "$shoal" plan --cluster "$work/cluster" --planner gredy
 check "too little memory" 5 "too little memory on" "$shoal" train "$work/job" --run_dir "$work/huge" --set model.transformer.layers=20000 --set model.transformer.width=8192
 check "train" 0 "finished at step 2" "$shoal" train "$work/job" --run_dir "$work/run" --local_ranks=2
 check "resume refuses another job" 2 "seed: unset -> 9" "$shoal" train "$work/job" --run-dir "$work/run" --set seed=9

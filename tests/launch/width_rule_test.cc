@@ -72,7 +72,7 @@ class Training {
 
   void Step() {
     dp_->BeginStep();
-    dp_->BeginMicroBatch(DataParallel::MicroBatch::kLast);
+    ASSERT_EQ(dp_->BeginMicroBatch(DataParallel::MicroBatch::kLast), absl::OkStatus());
     {
       StepContext ctx(Options(Mode::kTrain));
       model_->Backward(ctx, model_->Forward(ctx, batch_));

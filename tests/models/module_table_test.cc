@@ -13,6 +13,7 @@
 #include "models/transformer_spec.h"
 #include "runtime/module/combinators.h"
 #include "runtime/module/local_params.h"
+#include "tests/rows_to_try.h"
 
 namespace shoal {
 namespace {
@@ -158,13 +159,15 @@ class Harness {
       const double want = numeric(value);
       EXPECT_NEAR(got, want, 1e-7 * std::max(1.0, std::abs(want))) << what;
     };
+    // Of each tensor. Every difference is four more forward passes.
+    constexpr int64_t kOfParam = kThreadSanitizer ? 1 : 7, kOfInput = kThreadSanitizer ? 1 : 11;
     for (const Param* p : params_->params()) {
       const Tensor weight = params_->Weight(*p), grad = grads[static_cast<size_t>(p->id)];
-      for (int64_t i = 0; i < p->size(); i += std::max<int64_t>(1, p->size() / 7)) {
+      for (int64_t i = 0; i < p->size(); i += std::max<int64_t>(1, p->size() / kOfParam)) {
         check(weight.data<double>()[i], grad.data<double>()[i], p->name + "[" + std::to_string(i) + "]");
       }
     }
-    for (int64_t i = 0; dx.defined() && i < dx.size(); i += std::max<int64_t>(1, dx.size() / 11)) {
+    for (int64_t i = 0; dx.defined() && i < dx.size(); i += std::max<int64_t>(1, dx.size() / kOfInput)) {
       check(x.x.data<double>()[i], dx.data<double>()[i], "x[" + std::to_string(i) + "]");
     }
   }

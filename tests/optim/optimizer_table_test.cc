@@ -8,6 +8,7 @@
 
 #include "tests/dispatch_targets.h"
 #include "tests/optim/optimizer_fixture.h"
+#include "tests/rows_to_try.h"
 
 namespace shoal {
 namespace {
@@ -40,7 +41,7 @@ TEST_P(OptimizerTableTest, HasTheSameBitsHoweverCutAndOnAnyNumberOfThreads) {
     if (config.has_adagrad_norm() && moments == config::BF16) continue;  // has no moments
     config.set_moments(moments);
     const Weights whole = RunSteps(problem, config, kSteps);
-    for (const Cut& cut : {Cut(Whole), Cut(Crumbs), Cut(Halves)}) {
+    for (const Cut& cut : RowsToTry<Cut>({Whole, Crumbs, Halves})) {
       if (!TakesPieces(config) && cut(100).size() > 2) continue;
       for (const int threads : {1, 3})
         EXPECT_TRUE(whole == RunSteps(problem, config, kSteps, threads, cut)) << threads << " threads";

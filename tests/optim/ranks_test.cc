@@ -41,7 +41,7 @@ class RankRun {
   // Rank 0 has the whole gradient, the others none: the sum has the same bits for any number of ranks.
   absl::Status Step(int step) {
     dp_->BeginStep();
-    dp_->BeginMicroBatch(DataParallel::MicroBatch::kLast);
+    SHOAL_RETURN_IF_ERROR(dp_->BeginMicroBatch(DataParallel::MicroBatch::kLast));
     for (size_t p = problem_.params.size(); p-- > 0 && mesh_->rank() == 0;) {
       const Tensor grad = dp_->Grad(problem_.params[p]).grad;
       for (int64_t i = 0; i < grad.size(); ++i) grad.data<float>()[i] = static_cast<float>(problem_.grad(step, p, i));
@@ -76,14 +76,14 @@ class RankRun {
   std::unique_ptr<OwnerSum> owners_;
 };
 
-constexpr int kSteps = 3;
+constexpr int kRankSteps = 3;
 
-// Weights of every rank after kSteps.
+// Weights of every rank after kRankSteps.
 std::vector<Weights> TrainOn(const Problem& problem, const config::OptimConfig& config, int ranks, int zero) {
   std::vector<Weights> weights(ranks);
   const absl::Status status = RunThreadRanks(ranks, {}, [&](int rank, Communicator& world) -> absl::Status {
     SHOAL_ASSIGN_OR_RETURN(const auto run, RankRun::Create(problem, config, world, zero));
-    for (int step = 1; step <= kSteps; ++step) SHOAL_RETURN_IF_ERROR(run->Step(step));
+    for (int step = 1; step <= kRankSteps; ++step) SHOAL_RETURN_IF_ERROR(run->Step(step));
     weights[rank] = run->weights();
     return absl::OkStatus();
   });
@@ -147,7 +147,7 @@ TEST_P(OptimizerRanks, StateMovesToAnotherNumberOfRanks) {
   Weights weights;
   part(2, 1, 1, weights);
   part(3, 2, 2, weights);
-  part(1, 3, kSteps, weights);
+  part(1, 3, kRankSteps, weights);
   std::filesystem::remove_all(folder);
   if (!UsesNorms(config)) {
     EXPECT_TRUE(weights == uninterrupted);

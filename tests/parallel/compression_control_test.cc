@@ -15,6 +15,7 @@
 #include "parallel/checkpoint/checkpoint_store.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
+#include "tests/parallel/pointers.h"
 
 namespace shoal {
 namespace {
@@ -23,7 +24,7 @@ using config::CompressionConfig;
 using testing::HasSubstr;
 
 // Layers whose gradients differ a hundredfold, so that a plan has something to choose.
-std::vector<Param> SomeParams() {
+std::vector<Param> UnevenParams() {
   std::vector<Param> params;
   const std::vector<std::pair<std::string, Shape>> shapes = {{"a.weight", {64, 64}},
                                                              {"a.bias", {64}},
@@ -34,15 +35,19 @@ std::vector<Param> SomeParams() {
     params.push_back({.name = name, .shape = shape, .id = static_cast<int>(params.size())});
   return params;
 }
-std::vector<const Param*> Pointers(const std::vector<Param>& params) {
-  std::vector<const Param*> pointers;
-  for (const Param& p : params) pointers.push_back(&p);
-  return pointers;
-}
-float FakeGrad(int rank, int64_t step, int param, int64_t i) {
+float UnevenGrad(int rank, int64_t step, int param, int64_t i) {
   const float scale[] = {1, 1, 0.3F, 0.03F, 0.01F};
   return scale[param] * Rng({3, RngPurpose::kTest, static_cast<uint64_t>(param)})
                             .Normal(static_cast<uint64_t>(rank * 1000 + step), static_cast<uint64_t>(i));
+}
+
+// A gradient of rank 2 that all ranks agree about, but for a little.
+float RankTwoGrad(int rank, int64_t step, int param, int64_t row, int64_t column) {
+  const Rng rng({4, RngPurpose::kTest, static_cast<uint64_t>(param)});
+  float sum = 0.001F * UnevenGrad(rank, step, param, row * 1000 + column);
+  for (const uint64_t of : {0, 1})
+    sum += rng.Normal(2 * of, static_cast<uint64_t>(row)) * rng.Normal(2 * of + 1, static_cast<uint64_t>(column));
+  return sum;
 }
 
 CompressionConfig Planned(CompressionConfig::Mode mode) {
@@ -63,6 +68,7 @@ struct Steps {
   int64_t from_step = 1, steps = 12;
   int64_t skipped = -1, bad = -1;  // a step not taken; one whose gradient holds a NaN on one rank, and so is not taken
   float growth = 1;                // of the last layer's gradient after step 13
+  int64_t rank_two_until = 0;      // until that step gradients have rank 2, and then any
   std::string load = {}, save = {};
 };
 struct Seen {
@@ -75,7 +81,7 @@ struct Seen {
 };
 
 absl::Status Go(const Steps& run, Seen& seen) {
-  const auto params = SomeParams();
+  const auto params = UnevenParams();
   const std::vector<const Param*> pointers = Pointers(params);
   std::mutex mutex;
   seen.plans.resize(static_cast<size_t>(run.ranks));
@@ -103,11 +109,14 @@ absl::Status Go(const Steps& run, Seen& seen) {
       dp->BeginStep();
       SHOAL_ASSIGN_OR_RETURN(const std::string news, control.BeginStep(step));
       if (rank == 0 && !news.empty()) seen.news.push_back(absl::StrCat(step, ": ", news));
-      dp->BeginMicroBatch(DataParallel::MicroBatch::kLast);
+      SHOAL_RETURN_IF_ERROR(dp->BeginMicroBatch(DataParallel::MicroBatch::kLast));
       for (size_t i = params.size(); i-- > 0;) {
         const Tensor grad = dp->Grad(params[i]).grad;
         for (int64_t e = 0; e < params[i].size(); ++e) {
-          grad.data<float>()[e] = FakeGrad(rank, step, static_cast<int>(i), e);
+          const int64_t columns = params[i].size() / params[i].shape[0];
+          grad.data<float>()[e] = step <= run.rank_two_until
+                                      ? RankTwoGrad(rank, step, static_cast<int>(i), e / columns, e % columns)
+                                      : UnevenGrad(rank, step, static_cast<int>(i), e);
           if (i == 4 && step > 13) grad.data<float>()[e] *= run.growth;
         }
         if (step == run.bad && rank == 1 && i == 2) grad.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
@@ -119,7 +128,7 @@ absl::Status Go(const Steps& run, Seen& seen) {
                                                               {.tag = "errors"}));
       const bool taken = step != run.skipped && step != run.bad;
       SHOAL_RETURN_IF_ERROR(
-          control.EndStep(step, {sums[0], sums[1]}, {},
+          control.EndStep(step, {sums[0], sums[1]}, dp->factor_errors(),
                           taken ? CompressionControl::Outcome::kTaken : CompressionControl::Outcome::kSkipped));
       if (taken) dp->CommitResiduals(pool, 0);
       const std::lock_guard lock(mutex);
@@ -232,6 +241,22 @@ TEST(CompressionControl, ErrorsFarAboveTheBudgetFallBackToTheDefault) {
   EXPECT_EQ(seen.plans[0].notes, "errors were far above the budget");
   EXPECT_GT(seen.errors[13], seen.plans[0].relative_budget);
   EXPECT_LT(seen.errors.back(), 0.2);
+}
+
+// What a sum of factors leaves out grows when gradients gain rank: errors are measured anew long before it is time.
+TEST(CompressionControl, FactorsThatLeaveOutMoreAreLookedAtAgain) {
+  Steps run{.steps = 60};
+  run.config.set_replan_every_steps(1000);
+  for (const char* option : {"powersgd_4", "q5"}) run.config.add_options(option);
+  const auto last_plan = [](const Seen& seen) { return seen.plans[0].id; };
+  Seen stay, gain;
+  run.rank_two_until = 60;
+  ASSERT_TRUE(Go(run, stay).ok());
+  EXPECT_THAT(stay.of_layers, testing::Contains("powersgd_4"));
+  run.rank_two_until = 40;
+  ASSERT_TRUE(Go(run, gain).ok());
+  EXPECT_GT(last_plan(gain), last_plan(stay));
+  EXPECT_THAT(gain.of_layers, testing::Not(testing::Contains("powersgd_4")));
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "parallel/data_parallel.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
+#include "tests/parallel/pointers.h"
 
 namespace shoal {
 namespace {
@@ -22,7 +23,7 @@ namespace {
 using config::CompressionConfig;
 using testing::HasSubstr;
 
-std::vector<Param> SomeParams() {
+std::vector<Param> CodedParams() {
   std::vector<Param> params;
   const std::vector<std::pair<std::string, Shape>> shapes = {
       {"first.weight", {7, 50}}, {"first.bias", {30}}, {"second.weight", {64, 33}}, {"last.weight", {129, 9}}};
@@ -30,11 +31,6 @@ std::vector<Param> SomeParams() {
     params.push_back({.name = name, .shape = shape, .id = static_cast<int>(params.size())});
   params[0].param_class = ParamClass::kEmbedding;
   return params;
-}
-std::vector<const Param*> Pointers(const std::vector<Param>& params) {
-  std::vector<const Param*> pointers;
-  for (const Param& p : params) pointers.push_back(&p);
-  return pointers;
 }
 
 CompressionConfig Uniform(const std::string& codec) {
@@ -46,7 +42,7 @@ CompressionConfig Uniform(const std::string& codec) {
   return config;
 }
 
-float FakeGrad(int rank, int64_t step, int param, int64_t i) {
+float CodedGrad(int rank, int64_t step, int param, int64_t i) {
   return Rng({3, RngPurpose::kTest, static_cast<uint64_t>(param)})
       .Normal(static_cast<uint64_t>(rank * 1000 + step), static_cast<uint64_t>(i));
 }
@@ -85,13 +81,14 @@ struct Plan {
   int ranks = 3, zero = 1;
   CompressionConfig config = Uniform("q4");
   int64_t from_step = 0, steps = 5;
+  int micros = 1;
   int64_t skipped = -1;                // this step is not taken
   std::string load = {}, save = {};    // folders of checkpoints; empty: none
   std::vector<float>* last = nullptr;  // the last sum, of rank 0
 };
 
 absl::Status RunSteps(const Plan& plan, Books& books) {
-  const auto params = SomeParams();
+  const auto params = CodedParams();
   return RunThreadRanks(plan.ranks, {}, [&](int rank, Communicator& world) -> absl::Status {
     SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
     SHOAL_ASSIGN_OR_RETURN(const auto arena, Arena::Create(1 << 22, DeviceKind::kCpu));
@@ -111,16 +108,23 @@ absl::Status RunSteps(const Plan& plan, Books& books) {
     }
     for (int64_t step = plan.from_step; step < plan.from_step + plan.steps; ++step) {
       dp->BeginStep();
-      dp->BeginMicroBatch(DataParallel::MicroBatch::kLast);
-      for (size_t i = params.size(); i-- > 0;) {
-        const Tensor grad = dp->Grad(params[i]).grad;
-        for (int64_t e = 0; e < params[i].size(); ++e)
-          grad.data<float>()[e] = FakeGrad(rank, step, static_cast<int>(i), e);
-        if (step != plan.skipped) {
-          const std::lock_guard lock(books.mutex);
-          AddTo(books.in, params[i], 0, grad);
+      for (int micro = 0; micro < plan.micros; ++micro) {
+        SHOAL_RETURN_IF_ERROR(dp->BeginMicroBatch(micro + 1 < plan.micros ? DataParallel::MicroBatch::kMore
+                                                                          : DataParallel::MicroBatch::kLast));
+        for (size_t i = params.size(); i-- > 0;) {
+          const GradSink sink = dp->Grad(params[i]);
+          const Tensor own = Tensor::Zeros(params[i].shape, DType::kF32);
+          for (int64_t e = 0; e < params[i].size(); ++e) {
+            own.data<float>()[e] = CodedGrad(rank, step * plan.micros + micro, static_cast<int>(i), e);
+            float& to = sink.grad.data<float>()[e];
+            to = own.data<float>()[e] + (sink.accumulate == ops::Accumulate::kAdd ? to : 0);
+          }
+          if (step != plan.skipped) {
+            const std::lock_guard lock(books.mutex);
+            AddTo(books.in, params[i], 0, own);
+          }
+          dp->Ready(params[i]);
         }
-        dp->Ready(params[i]);
       }
       SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
       if (step == plan.skipped) continue;
@@ -128,7 +132,7 @@ absl::Status RunSteps(const Plan& plan, Books& books) {
       const std::lock_guard lock(books.mutex);
       if (plan.last != nullptr && rank == 0) plan.last->clear();
       for (const OwnedPiece& piece : dp->pieces()) {
-        if (plan.zero == 1 || rank == 0) AddTo(books.out, *piece.param, piece.begin, piece.grad);
+        if (plan.zero > 0 || rank == 0) AddTo(books.out, *piece.param, piece.begin, piece.grad);
         if (plan.last == nullptr || rank != 0) continue;
         plan.last->insert(plan.last->end(), piece.grad.data<float>(), piece.grad.data<float>() + piece.grad.size());
       }
@@ -162,13 +166,17 @@ double Lost(Books& books) {
 
 TEST(GradientCodecs, NothingIsLostOverSteps) {
   for (const char* codec : {"q2", "q4", "q4_stochastic", "topk_0.05", "bf16", "powersgd_2"}) {
-    for (const int zero : {0, 1}) {
+    const bool whole = codec[0] == 't' || codec[0] == 'p';
+    for (const int zero : whole ? std::vector<int>{0, 1} : std::vector<int>{0, 1, 2, 3}) {
       for (const int ranks : {1, 2, 4}) {
-        Books books;
-        const absl::Status status =
-            RunSteps({.ranks = ranks, .zero = zero, .config = Uniform(codec), .skipped = 2}, books);
-        ASSERT_TRUE(status.ok()) << status;
-        EXPECT_LT(Lost(books), 1e-5) << codec << ", ZeRO " << zero << ", " << ranks << " ranks";
+        for (const int micros : {1, 3}) {
+          Books books;
+          const absl::Status status =
+              RunSteps({.ranks = ranks, .zero = zero, .config = Uniform(codec), .micros = micros, .skipped = 2}, books);
+          ASSERT_TRUE(status.ok()) << status;
+          EXPECT_LT(Lost(books), 1e-5) << codec << ", ZeRO " << zero << ", " << ranks << " ranks, " << micros
+                                       << " micro-batches";
+        }
       }
     }
   }
@@ -176,17 +184,17 @@ TEST(GradientCodecs, NothingIsLostOverSteps) {
 
 TEST(GradientCodecs, ResumedEqualsUninterrupted) {
   for (const char* codec : {"q4", "q4_stochastic", "powersgd_3"}) {
-    for (const int zero : {0, 1}) {
+    for (const int zero : codec[0] == 'p' ? std::vector<int>{0, 1} : std::vector<int>{0, 1, 2, 3}) {
       const std::string folder = absl::StrCat(testing::TempDir(), "/codecs_resumed_", codec, "_", zero);
       std::filesystem::remove_all(folder);
       Books books;
       std::vector<float> whole, rest;
-      ASSERT_TRUE(RunSteps({.zero = zero, .config = Uniform(codec), .last = &whole}, books).ok());
-      ASSERT_TRUE(RunSteps({.zero = zero, .config = Uniform(codec), .steps = 3, .save = folder}, books).ok());
-      ASSERT_TRUE(
-          RunSteps({.zero = zero, .config = Uniform(codec), .from_step = 3, .steps = 2, .load = folder, .last = &rest},
-                   books)
-              .ok());
+      Plan plan{.zero = zero, .config = Uniform(codec), .micros = 2, .last = &whole};
+      ASSERT_TRUE(RunSteps(plan, books).ok());
+      plan.last = nullptr, plan.steps = 3, plan.save = folder;
+      ASSERT_TRUE(RunSteps(plan, books).ok());
+      plan.last = &rest, plan.from_step = 3, plan.steps = 2, plan.load = folder, plan.save = "";
+      ASSERT_TRUE(RunSteps(plan, books).ok());
       EXPECT_EQ(whole, rest) << codec << ", ZeRO " << zero;
     }
   }
@@ -217,7 +225,7 @@ TEST(GradientCodecs, ResidualsFoldOntoAnotherNumberOfRanks) {
 }
 
 TEST(GradientCodecs, EmbeddingsVectorsSmallAndExemptTensorsTravelAsTheyAre) {
-  const auto params = SomeParams();
+  const auto params = CodedParams();
   const auto names = [&](const CompressionConfig& config) {
     std::string text;
     const auto codecs = MakeGradientCodecs(config, Pointers(params), 1);
@@ -236,7 +244,7 @@ TEST(GradientCodecs, EmbeddingsVectorsSmallAndExemptTensorsTravelAsTheyAre) {
 }
 
 TEST(GradientCodecs, WrongConfigurationsAreToldWithTheirField) {
-  const auto params = SomeParams();
+  const auto params = CodedParams();
   const auto message = [&](const CompressionConfig& config) {
     return std::string(CheckCompression(config, Pointers(params), 0).message());
   };

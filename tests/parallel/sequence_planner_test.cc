@@ -7,120 +7,25 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <limits>
-#include <numeric>
 #include <set>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "runtime/base/rng.h"
+#include "parallel/sequence_packing.h"
+#include "tests/parallel/sequence_cases.h"
 
 namespace shoal {
 namespace {
 
 using ::testing::HasSubstr;
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kRounding = 1 + 1e-9;
-
-class Draws {
- public:
-  explicit Draws(uint64_t seed) : rng_({seed, RngPurpose::kTest, 1}) {}
-  double Uniform() { return rng_.Uniform53(0, at_++); }
-  double Normal() { return static_cast<double>(rng_.Normal(1, at_++)); }
-  int Below(int n) { return static_cast<int>(Uniform() * n); }
-
- private:
-  Rng rng_;
-  uint64_t at_ = 0;
-};
-
-// 100 tokens a rank; about as long for exchanges as for products at degree 8.
-SequenceCostModel SmallModel() {
-  return {.quadratic = 1e-5,
-          .linear = 1e-3,
-          .fixed = 0.02,
-          .exchange_bytes_per_token = 1000,
-          .bandwidth = {8e6, 6e6, 1e6},
-          .tokens_per_rank = 100};
-}
-
-// All numbers drawn, also bandwidths that do not fall with the degree.
-SequenceCostModel RandomModel(Draws& draw) {
-  SequenceCostModel model = SmallModel();
-  model.quadratic *= std::exp(2 * draw.Normal());
-  model.linear *= std::exp(draw.Normal());
-  model.fixed *= draw.Below(3);
-  for (double& b : model.bandwidth) b *= std::exp(draw.Normal());
-  if (draw.Below(4) == 0) model.bandwidth.clear();
-  if (draw.Below(4) == 0) model.max_degree = 4;
-  return model;
-}
-
-// Long-tailed lengths of up to `most` tokens.
-std::vector<int32_t> RandomLengths(Draws& draw, int sequences, int64_t most) {
-  std::vector<int32_t> lengths;
-  for (int k = 0; k < sequences; ++k) {
-    const double length = std::exp(2.5 + 1.5 * draw.Normal());
-    lengths.push_back(static_cast<int32_t>(std::clamp(length, 1.0, static_cast<double>(most))));
-  }
-  return lengths;
-}
-
-int64_t Capacity(const SequenceCostModel& model, int ranks) {
-  return model.LargestDegree(ranks) * model.tokens_per_rank;
-}
-
-std::string Case(absl::Span<const int32_t> lengths, int ranks, uint64_t seed) {
-  return absl::StrCat("seed ", seed, ", ", ranks, " ranks, lengths ", absl::StrJoin(lengths, " "));
-}
-
-// The shortest step of any plan, over all subsets.
-class BruteForce {
- public:
-  BruteForce(absl::Span<const int32_t> lengths, int ranks, const SequenceCostModel& model)
-      : lengths_(lengths), ranks_(ranks), model_(model), all_((1u << lengths.size()) - 1) {}
-
-  double Optimum() const {
-    std::vector<double> best(all_ + 1, kInfinity);
-    best[0] = 0;
-    std::vector<std::vector<double>> load(all_ + 1, std::vector<double>(static_cast<size_t>(ranks_) + 1, -1));
-    for (unsigned set = 1; set <= all_; ++set) {
-      for (unsigned part = set; part > 0; part = (part - 1) & set)
-        best[set] = std::min(best[set], best[set & ~part] + model_.fixed + Load(part, ranks_, load));
-    }
-    return best[all_];
-  }
-
- private:
-  // The least load of a micro-batch of these sequences on this many ranks.
-  double Load(unsigned set, int ranks, std::vector<std::vector<double>>& known) const {
-    if (set == 0) return 0;
-    double& load = known[set][static_cast<size_t>(ranks)];
-    if (load >= 0) return load;
-    double best = kInfinity;
-    for (unsigned group = set; group > 0; group = (group - 1) & set) {
-      if ((group & (set & -set)) == 0) continue;  // the group of the first one
-      for (int degree = 1; degree <= std::min(ranks, model_.max_degree); degree *= 2) {
-        int64_t tokens = 0;
-        double seconds = 0;
-        for (size_t k = 0; k < lengths_.size(); ++k) {
-          if ((group >> k & 1) == 0) continue;
-          tokens += lengths_[k];
-          seconds += model_.Seconds(lengths_[k], degree);
-        }
-        if (tokens > degree * model_.tokens_per_rank) continue;
-        best = std::min(best, std::max(seconds, Load(set & ~group, ranks - degree, known)));
-      }
-    }
-    return load = best;
-  }
-
-  absl::Span<const int32_t> lengths_;
-  int ranks_;
-  const SequenceCostModel& model_;
-  unsigned all_;
-};
+using sequence_cases::BruteForce;
+using sequence_cases::Capacity;
+using sequence_cases::Case;
+using sequence_cases::Draws;
+using sequence_cases::kInfinity;
+using sequence_cases::kRounding;
+using sequence_cases::RandomLengths;
+using sequence_cases::RandomModel;
+using sequence_cases::SmallModel;
 
 TEST(SequencePlanner, PlansOfRandomBatchesAreValid) {
   for (const int ranks : {1, 2, 3, 7, 8, 16, 64}) {
@@ -259,6 +164,35 @@ TEST(SequencePlanner, NamesTheSequenceThatNoDegreeHolds) {
               HasSubstr("sequence 1 has 0 tokens"));
 }
 
+TEST(SequencePlanner, StaticTakesTheDegreeThatIsAskedFor) {
+  auto model = SmallModel();
+  const std::vector<int32_t> lengths = {5, 90, 150, 30};
+  const auto planned = [&](int degree, int ranks) {
+    return PlanSequences({.lengths = lengths, .ranks = ranks, .model = &model, .degree = degree}, "static");
+  };
+  for (const int degree : {2, 4, 8}) {
+    const auto step = planned(degree, 8);
+    ASSERT_TRUE(step.ok()) << step.status();
+    for (const auto& batch : step->plan.micro_batches) {
+      for (const auto& group : batch.groups) EXPECT_EQ(group.degree, degree);
+    }
+  }
+  const auto expect = [&](int degree, int ranks, const char* says) {
+    const absl::Status status = planned(degree, ranks).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(status.message(), HasSubstr(says));
+  };
+  expect(1, 8, "degree 1 holds 100 tokens, and sequences have up to 150; degree 2 would hold them");
+  expect(4, 6, "degree 4 does not divide 6 ranks");
+  expect(16, 8, "degree 16 does not divide 8 ranks");
+  expect(3, 6, "degree 3 is no power of two");
+  expect(-1, 8, "degree -1 is no power of two");
+  model.max_degree = 4;
+  expect(8, 8, "degree 8 exceeds the highest degree, 4");
+  model.longest = 300;
+  expect(2, 8, "degree 2 holds 200 tokens, and sequences have up to 300; degree 4 would hold them");
+}
+
 TEST(SequencePlanner, RefusesBadModelsRanksAndNames) {
   auto model = SmallModel();
   const std::vector<int32_t> lengths = {5};
@@ -349,6 +283,68 @@ TEST(SequencePlanner, CostIsThatOfTheLongestGroups) {
   EXPECT_EQ(model.Seconds(10, 16), (200 + 30) / 16.0);
   const std::vector<int32_t> lengths = {10, 10, 10, 10, 10};
   EXPECT_EQ(PlanCost(TwoMicroBatches(), lengths, model), 100 + 220 + 100 + 230 / 4.0);
+}
+
+TEST(SequencePlanner, TermsAddUpToTheCost) {
+  Draws draw(11);
+  for (int round = 0; round < 20; ++round) {
+    const auto model = RandomModel(draw);
+    const auto lengths = RandomLengths(draw, 60, Capacity(model, 16));
+    for (const SequencePlanner& planner : SequencePlanners()) {
+      const auto step = PlanSequences({.lengths = lengths, .ranks = 16, .model = &model, .tries = 30}, planner.name);
+      ASSERT_TRUE(step.ok()) << step.status();
+      const StepTerms terms = TermsOf(step->plan, lengths, 16, model);
+      EXPECT_NEAR(terms.sum() / step->seconds, 1, 1e-9) << planner.name;
+      EXPECT_GE(terms.idle, 0);
+      EXPECT_GE(terms.exchange, 0);
+    }
+  }
+  SequenceCostModel model{.quadratic = 1, .linear = 10, .fixed = 100, .tokens_per_rank = 1000};
+  model.exchange_bytes_per_token = 6;
+  model.bandwidth = {3, 2};
+  const std::vector<int32_t> lengths = {10, 10, 10, 10, 10};
+  const StepTerms terms = TermsOf(TwoMicroBatches(), lengths, 8, model);
+  EXPECT_DOUBLE_EQ(terms.quadratic, 5 * 100 / 8.0);
+  EXPECT_DOUBLE_EQ(terms.linear, 5 * 100 / 8.0);
+  EXPECT_DOUBLE_EQ(terms.exchange, (30 + 20 + 20 + 0 + 30) / 8.0);
+  EXPECT_EQ(terms.fixed, 200);
+}
+
+TEST(SequencePlanner, LengthsAreRoundedUpWithTheLeastExcess) {
+  using sequences::RoundUp;
+  EXPECT_THAT(RoundUp(std::vector<int32_t>{9, 9, 8, 3, 1, 1}, 2), testing::ElementsAre(9, 9, 9, 3, 3, 3));
+  EXPECT_THAT(RoundUp(std::vector<int32_t>{9, 9, 8, 3, 1, 1}, 1), testing::Each(9));
+  EXPECT_THAT(RoundUp(std::vector<int32_t>{9, 8}, 2), testing::ElementsAre(9, 8));
+  EXPECT_THAT(RoundUp(std::vector<int32_t>{}, 16), testing::IsEmpty());
+  // Against the recursion of Eq. 15 as it stands.
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    Draws draw(seed + 50);
+    auto lengths = RandomLengths(draw, 1 + draw.Below(60), 4000);
+    std::sort(lengths.rbegin(), lengths.rend());
+    const int limits = 1 + draw.Below(8);
+    const size_t n = lengths.size();
+    std::vector<int64_t> least(n + 1, 1 << 30);
+    least[0] = 0;
+    for (int q = 0; q < limits; ++q) {
+      auto next = least;
+      for (size_t k = 1; k <= n; ++k) {
+        for (size_t j = 0; j < k; ++j) {
+          int64_t error = least[j];
+          for (size_t i = j; i < k; ++i) error += lengths[j] - lengths[i];
+          next[k] = std::min(next[k], error);
+        }
+      }
+      least = next;
+    }
+    const auto rounded = RoundUp(lengths, limits);
+    int64_t excess = 0;
+    for (size_t i = 0; i < n; ++i) {
+      EXPECT_GE(rounded[i], lengths[i]);
+      excess += rounded[i] - lengths[i];
+    }
+    EXPECT_EQ(excess, least[n]) << Case(lengths, limits, seed);
+    EXPECT_LE(std::set<int32_t>(rounded.begin(), rounded.end()).size(), static_cast<size_t>(limits));
+  }
 }
 
 TEST(SequencePlanner, PublishedConstants) {

@@ -12,14 +12,14 @@
 namespace shoal {
 namespace {
 
-struct Stream {
+struct PngStream {
   absl::string_view left;  // to read
   std::string* written = nullptr;
   char message[160] = {};
 };
 
 [[noreturn]] void OnError(png_structp png, png_const_charp message) {
-  auto* stream = static_cast<Stream*>(png_get_error_ptr(png));
+  auto* stream = static_cast<PngStream*>(png_get_error_ptr(png));
   std::strncpy(stream->message, message, sizeof(stream->message) - 1);
   png_longjmp(png, 1);
 }
@@ -27,20 +27,20 @@ struct Stream {
 void OnWarning(png_structp /*png*/, png_const_charp /*message*/) {}
 
 void OnRead(png_structp png, png_bytep to, size_t count) {
-  auto* stream = static_cast<Stream*>(png_get_io_ptr(png));
+  auto* stream = static_cast<PngStream*>(png_get_io_ptr(png));
   if (stream->left.size() < count) png_error(png, "the file is truncated");
   std::memcpy(to, stream->left.data(), count);
   stream->left.remove_prefix(count);
 }
 
 void OnWrite(png_structp png, png_bytep from, size_t count) {
-  static_cast<Stream*>(png_get_io_ptr(png))->written->append(reinterpret_cast<const char*>(from), count);
+  static_cast<PngStream*>(png_get_io_ptr(png))->written->append(reinterpret_cast<const char*>(from), count);
 }
 
 void OnFlush(png_structp /*png*/) {}
 
 // Nothing with a destructor may live in a function that setjmp returns to.
-bool Read(png_structp png, png_infop info, Stream& stream, Image& pixels) {
+bool Read(png_structp png, png_infop info, PngStream& stream, Image& pixels) {
   if (setjmp(png_jmpbuf(png)) != 0) return false;
   png_set_read_fn(png, &stream, OnRead);
   png_read_info(png, info);
@@ -64,7 +64,7 @@ bool Read(png_structp png, png_infop info, Stream& stream, Image& pixels) {
   return true;
 }
 
-bool Write(png_structp png, png_infop info, Stream& stream, const ImageView& image) {
+bool Write(png_structp png, png_infop info, PngStream& stream, const ImageView& image) {
   if (setjmp(png_jmpbuf(png)) != 0) return false;
   constexpr int kColors[] = {PNG_COLOR_TYPE_GRAY, PNG_COLOR_TYPE_GRAY_ALPHA, PNG_COLOR_TYPE_RGB,
                              PNG_COLOR_TYPE_RGB_ALPHA};
@@ -80,7 +80,7 @@ bool Write(png_structp png, png_infop info, Stream& stream, const ImageView& ima
 }  // namespace
 
 absl::Status DecodePng(absl::string_view bytes, int channels, Image& wide, Image& out) {
-  Stream stream{.left = bytes};
+  PngStream stream{.left = bytes};
   png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &stream, OnError, OnWarning);
   if (png == nullptr) return absl::ResourceExhaustedError("libpng cannot start: out of memory");
   png_infop info = png_create_info_struct(png);
@@ -93,7 +93,7 @@ absl::Status DecodePng(absl::string_view bytes, int channels, Image& wide, Image
 
 absl::Status EncodePng(const ImageView& image, std::string& bytes) {
   bytes.clear();
-  Stream stream{.left = {}, .written = &bytes};
+  PngStream stream{.left = {}, .written = &bytes};
   png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &stream, OnError, OnWarning);
   if (png == nullptr) return absl::ResourceExhaustedError("libpng cannot start: out of memory");
   png_infop info = png_create_info_struct(png);

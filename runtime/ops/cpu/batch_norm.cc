@@ -92,7 +92,7 @@ void Check(const BatchNormInputs& in) {
   CHECK(!in.residual.defined() || in.residual.SameShape(in.x)) << "residual " << ShapeString(in.residual.shape());
 }
 
-double Bytes(const Tensor& t, double times) { return t.defined() ? times * static_cast<double>(t.bytes()) : 0; }
+double DefinedBytes(const Tensor& t, double times) { return t.defined() ? times * static_cast<double>(t.bytes()) : 0; }
 
 // The block of `in` at a pixel as arithmetic values.
 template <class T>
@@ -110,7 +110,7 @@ NormBlock<Arithmetic<T>> ReadBlock(const BatchNormInputs& in, Coefficients<Arith
 void BatchNormSums(OpContext& ctx, const Tensor& x, const Tensor& sums) {
   const int64_t c = Channels(x);
   CHECK_EQ(sums.size(), 2 * c) << "BatchNormSums of " << ShapeString(x.shape());
-  const cpu::OpScope scope(ctx, x, Bytes(x, 1));
+  const cpu::OpScope scope(ctx, x, DefinedBytes(x, 1));
   if (scope.counted()) return;
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
@@ -124,7 +124,7 @@ void BatchNormSums(OpContext& ctx, const Tensor& x, const Tensor& sums) {
 void BatchNormFwd(OpContext& ctx, const BatchNormInputs& in, const Tensor& y) {
   Check(in);
   CHECK(y.SameShape(in.x)) << "BatchNormFwd into " << ShapeString(y.shape());
-  const cpu::OpScope scope(ctx, y, Bytes(y, 2) + Bytes(in.residual, 1));
+  const cpu::OpScope scope(ctx, y, DefinedBytes(y, 2) + DefinedBytes(in.residual, 1));
   if (scope.counted()) return;
   cpu::ByFloatType(y.dtype(), [&](auto type) {
     using T = decltype(type);
@@ -145,7 +145,7 @@ void BatchNormBwdSums(OpContext& ctx, const Tensor& dy, const BatchNormInputs& i
   Check(in);
   const int64_t c = Channels(in.x);
   CHECK(dy.SameShape(in.x) && sums.size() == 2 * c) << "BatchNormBwdSums of " << ShapeString(dy.shape());
-  const cpu::OpScope scope(ctx, dy, Bytes(dy, 2) + Bytes(in.residual, 1));
+  const cpu::OpScope scope(ctx, dy, DefinedBytes(dy, 2) + DefinedBytes(in.residual, 1));
   if (scope.counted()) return;
   cpu::ByFloatType(dy.dtype(), [&](auto type) {
     using T = decltype(type);
@@ -164,7 +164,7 @@ void BatchNormBwdInput(OpContext& ctx, const Tensor& dy, const BatchNormInputs& 
   Check(in);
   CHECK(dy.SameShape(in.x) && dx.SameShape(in.x)) << "BatchNormBwdInput of " << ShapeString(dy.shape());
   CHECK(!dresidual.defined() || dresidual.SameShape(dx)) << "residual's gradient " << ShapeString(dresidual.shape());
-  const cpu::OpScope scope(ctx, dx, Bytes(dx, 3) + Bytes(in.residual, 1) + Bytes(dresidual, 1));
+  const cpu::OpScope scope(ctx, dx, DefinedBytes(dx, 3) + DefinedBytes(in.residual, 1) + DefinedBytes(dresidual, 1));
   if (scope.counted()) return;
   cpu::ByFloatType(dx.dtype(), [&](auto type) {
     using T = decltype(type);

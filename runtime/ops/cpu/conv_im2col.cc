@@ -22,10 +22,10 @@ void Widen(const T* from, int64_t n, Arithmetic<T>* to) {
     std::copy_n(from, n, to);
 }
 
-struct Pixel {
+struct OutputPixel {
   int64_t n, p, q;
 };
-Pixel PixelAt(const ConvShape& s, int64_t at) { return {at / (s.p * s.q), at / s.q % s.p, at % s.q}; }
+OutputPixel PixelAt(const ConvShape& s, int64_t at) { return {at / (s.p * s.q), at / s.q % s.p, at % s.q}; }
 
 // Rows [begin, end) of the unfolded input of one group: [pixels, kh, kw, c / groups], zero outside the image.
 template <class T>
@@ -33,7 +33,7 @@ void Unfold(const ConvShape& s, const T* x, int64_t group, int64_t begin, int64_
   using A = Arithmetic<T>;
   const int64_t c = s.group_c(), row = s.kw * c;
   for (int64_t at = begin; at < end; ++at) {
-    const Pixel y = PixelAt(s, at);
+    const OutputPixel y = PixelAt(s, at);
     const TapRange rows = ValidTaps(y.p, s.h, s.kh, s), columns = ValidTaps(y.q, s.w, s.kw, s);
     for (int64_t i = 0; i < s.kh; ++i, out += row) {
       if (i < rows.begin || i >= rows.end || columns.begin == columns.end) {
@@ -57,7 +57,7 @@ template <class A>
 void Fold(const ConvShape& s, const A* unfolded, int64_t group, int64_t begin, int64_t end, A* dx) {
   const int64_t c = s.group_c(), row = s.kw * c;
   for (int64_t at = begin; at < end; ++at) {
-    const Pixel y = PixelAt(s, at);
+    const OutputPixel y = PixelAt(s, at);
     const TapRange rows = ValidTaps(y.p, s.h, s.kh, s), columns = ValidTaps(y.q, s.w, s.kw, s);
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       const int64_t line = (y.p * s.stride - s.padding + i) * s.w + y.q * s.stride - s.padding;

@@ -13,9 +13,7 @@ namespace {
 using ops::Accumulate;
 
 // Output channels of a task.
-constexpr int64_t kColumns = kWidestPanel;
-
-int64_t ColumnBlocks(const ConvShape& s) { return (s.group_o() + kColumns - 1) / kColumns; }
+int64_t ColumnBlocks(const ConvShape& s) { return (s.group_o() + kWidestPanel - 1) / kWidestPanel; }
 
 // Output pixels whose operands lie in the second-level cache together.
 int64_t BlockPixels(const ConvShape& s) {
@@ -24,9 +22,9 @@ int64_t BlockPixels(const ConvShape& s) {
 }
 
 // Pixels of a block of the output.
-class Pixels {
+class PixelBlock {
  public:
-  Pixels(const ConvShape& s, int64_t begin, int64_t end) : s_(s) {
+  PixelBlock(const ConvShape& s, int64_t begin, int64_t end) : s_(s) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t q = i % s.q, p = i / s.q % s.p, n = i / s.q / s.p;
       all_.push_back({n * s.h, p * s.stride - s.padding, q * s.stride - s.padding});
@@ -54,13 +52,14 @@ class Pixels {
   std::vector<Pixel> all_;
 };
 
-struct Task {
+struct WeightTask {
   int64_t row = 0;                                                 // of the kernel
   int64_t group = 0, column = 0, columns = 0, begin = 0, end = 0;  // columns of the group; blocks of pixels
 };
 
 // out: the gradient [o, kh, kw, c / groups] from the task's first output channel and row.
-void Compute(const ConvShape& s, const Task& task, const float* dy, const float* x, Accumulate accumulate, float* out) {
+void Compute(const ConvShape& s, const WeightTask& task, const float* dy, const float* x, Accumulate accumulate,
+             float* out) {
   const auto& kernels = ConvKernels::Get();
   const int64_t panel = kernels.panel, c = s.group_c(), width = s.kw * c, block = BlockPixels(s);
   const int64_t panels = (task.columns + panel - 1) / panel;
@@ -79,7 +78,7 @@ void Compute(const ConvShape& s, const Task& task, const float* dy, const float*
         std::fill(to + columns, to + panel, 0.0f);
       }
     }
-    const Pixels pixels(s, first, last);
+    const PixelBlock pixels(s, first, last);
     for (int64_t tap = 0; tap < s.kw; ++tap) {
       pixels.Join(task.row, tap, panel, &x_at, &dy_at);
       if (x_at.empty()) continue;
@@ -111,11 +110,11 @@ void TapsBwdWeight(ThreadPool& pool, const ConvShape& s, const float* dy, const 
   const int64_t blocks = (s.pixels_out() + BlockPixels(s) - 1) / BlockPixels(s), size = s.o * s.depth();
   pool.Run(slices * s.groups * columns * s.kh, [&](int64_t i) {
     const int64_t slice = i / s.kh / columns / s.groups;
-    Task task;
+    WeightTask task;
     task.row = i % s.kh;
     task.group = i / s.kh / columns % s.groups;
-    task.column = i / s.kh % columns * kColumns;
-    task.columns = std::min(kColumns, s.group_o() - task.column);
+    task.column = i / s.kh % columns * kWidestPanel;
+    task.columns = std::min(kWidestPanel, s.group_o() - task.column);
     task.begin = blocks * slice / slices;
     task.end = blocks * (slice + 1) / slices;
     float* out = slice == 0 ? dweight : partial + (slice - 1) * size;

@@ -11,12 +11,11 @@ namespace {
 
 using ops::Accumulate;
 
-constexpr int64_t kColumns = kWidestPanel;  // output channels of a task
 constexpr int64_t kTaps = 9;
 
 WinogradTiles TilesOf(const ConvShape& s) { return {s.n, s.h, s.w, s.p, s.q, s.padding}; }
 
-struct Task {
+struct TileTask {
   int64_t column = 0, columns = 0, begin = 0, end = 0;  // output channels; pieces of tiles
 };
 
@@ -39,7 +38,7 @@ void TransformGradients(const WinogradTiles& tiles, int64_t begin, int64_t count
 }
 
 // out: rows of the gradient [o, 3, 3, c], from the task's first column.
-void Compute(const ConvShape& s, const WinogradTiles& tiles, const Task& task, const float* dy, const float* x,
+void Compute(const ConvShape& s, const WinogradTiles& tiles, const TileTask& task, const float* dy, const float* x,
              Accumulate accumulate, float* out) {
   const auto& kernels = ConvKernels::Get();
   const int64_t panel = kernels.panel, panels = (task.columns + panel - 1) / panel, plane = s.c * panel;
@@ -81,19 +80,19 @@ void Compute(const ConvShape& s, const WinogradTiles& tiles, const Task& task, c
 
 int64_t WinogradSlices(const ConvShape& s) {
   constexpr int64_t kTasks = 16;
-  const int64_t blocks = (s.o + kColumns - 1) / kColumns;
+  const int64_t blocks = (s.o + kWidestPanel - 1) / kWidestPanel;
   return std::clamp<int64_t>(kTasks / blocks, 1, std::max<int64_t>(1, TilesOf(s).pieces()));
 }
 
 void WinogradBwdWeight(ThreadPool& pool, const ConvShape& s, const float* dy, const float* x, float* partial,
                        Accumulate accumulate, float* dweight) {
   const WinogradTiles tiles = TilesOf(s);
-  const int64_t slices = WinogradSlices(s), blocks = (s.o + kColumns - 1) / kColumns, size = s.o * s.depth();
+  const int64_t slices = WinogradSlices(s), blocks = (s.o + kWidestPanel - 1) / kWidestPanel, size = s.o * s.depth();
   pool.Run(slices * blocks, [&](int64_t i) {
     const int64_t slice = i / blocks;
-    Task task;
-    task.column = i % blocks * kColumns;
-    task.columns = std::min(kColumns, s.o - task.column);
+    TileTask task;
+    task.column = i % blocks * kWidestPanel;
+    task.columns = std::min(kWidestPanel, s.o - task.column);
     task.begin = tiles.pieces() * slice / slices;
     task.end = tiles.pieces() * (slice + 1) / slices;
     float* out = slice == 0 ? dweight : partial + (slice - 1) * size;

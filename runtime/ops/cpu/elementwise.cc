@@ -50,12 +50,23 @@ void Add(OpContext& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
   if (scope.counted()) return;
   cpu::ByFloatType(out.dtype(), [&](auto type) {
     using T = decltype(type);
-    ForRuns(ctx, out.size(), [&](int64_t begin, int64_t n) {
-      const auto* left = cpu::ReadRow(a.data<T>() + begin, n, ScratchSlot::kRow0);
-      const auto* right = cpu::ReadRow(b.data<T>() + begin, n, ScratchSlot::kRow1);
-      auto* sum = cpu::WriteRow(out.data<T>() + begin, n, ScratchSlot::kRow2);
+    const auto add = [](const T* x, const T* y, int64_t n, T* to) {
+      const auto* left = cpu::ReadRow(x, n, ScratchSlot::kRow0);
+      const auto* right = cpu::ReadRow(y, n, ScratchSlot::kRow1);
+      auto* sum = cpu::WriteRow(to, n, ScratchSlot::kRow2);
       cpu::AddRow(left, right, n, sum);
-      cpu::StoreRow(sum, n, out.data<T>() + begin);
+      cpu::StoreRow(sum, n, to);
+    };
+    if (a.contiguous() && b.contiguous() && out.contiguous()) {
+      return ForRuns(ctx, out.size(), [&](int64_t begin, int64_t n) {
+        add(a.data<T>() + begin, b.data<T>() + begin, n, out.data<T>() + begin);
+      });
+    }
+    const RowView left = cpu::RowsOf(a), right = cpu::RowsOf(b), to = cpu::RowsOf(out);
+    ctx.pool->ParallelFor(to.rows, cpu::RowGrain(to.columns), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        add(a.data<T>() + left.Offset(r), b.data<T>() + right.Offset(r), to.columns, out.data<T>() + to.Offset(r));
+      }
     });
   });
 }
@@ -115,6 +126,12 @@ void Fill(OpContext& ctx, const Tensor& x, float value) {
   cpu::ByFloatType(x.dtype(), [&](auto type) {
     using T = decltype(type);
     const T filler = static_cast<T>(value);
+    if (!x.contiguous()) {
+      const RowView rows = cpu::RowsOf(x);
+      return ctx.pool->ParallelFor(rows.rows, cpu::RowGrain(rows.columns), [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) std::fill_n(x.data<T>() + rows.Offset(r), rows.columns, filler);
+      });
+    }
     ForRuns(ctx, x.size(), [&](int64_t begin, int64_t n) { std::fill_n(x.data<T>() + begin, n, filler); });
   });
 }

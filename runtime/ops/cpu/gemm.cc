@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/ops/cpu/onednn_adapter.h"
+#include "runtime/ops/cpu/openblas_adapter.h"
 
 namespace shoal::cpu {
 namespace {
@@ -13,7 +14,13 @@ namespace {
 using ops::Accumulate;
 using ops::Transpose;
 
-// Blocked loops with k innermost over packed panels: f64, ThreadSanitizer builds, and tiny shapes.
+// row += x p. Both are the calling thread's own; ThreadSanitizer looking on would take most of its builds' test time.
+template <class T>
+__attribute__((no_sanitize("thread"))) void AddScaled(T x, const T* p, int64_t n, T* row) {
+  for (int64_t i = 0; i < n; ++i) row[i] += x * p[i];
+}
+
+// Blocked loops with k innermost over packed panels: f64, tiny shapes, and where no library is called.
 template <class T>
 void LoopGemm(const GemmShape& s, T alpha, const T* a, const T* b, Accumulate accumulate, T* c) {
   constexpr int64_t kBlock = 64;
@@ -29,8 +36,7 @@ void LoopGemm(const GemmShape& s, T alpha, const T* a, const T* b, Accumulate ac
       std::fill(row.begin(), row.end(), T(0));
       for (int64_t k = 0; k < s.k; ++k) {
         const T x = s.transpose_a == Transpose::kYes ? a[k * s.lda + m] : a[m * s.lda + k];
-        const T* p = &panel[k * kBlock];
-        for (int64_t n = 0; n < nb; ++n) row[n] += x * p[n];
+        AddScaled(x, &panel[k * kBlock], nb, row.data());
       }
       T* out = c + m * s.ldc + n0;
       for (int64_t n = 0; n < nb; ++n) out[n] = alpha * row[n] + (accumulate == Accumulate::kAdd ? out[n] : T(0));
@@ -42,8 +48,10 @@ constexpr int64_t kTiny = 8 * 8 * 8;
 
 void GemmAlpha(const GemmShape& s, float alpha, const float* a, const float* b, Accumulate accumulate, float* c) {
   if (s.m == 0 || s.n == 0) return;
-  if (s.m * s.n * s.k > kTiny && OneDnnSgemm(s, alpha, a, b, accumulate == Accumulate::kAdd ? 1.0f : 0.0f, c)) {
-    return;
+  const float beta = accumulate == Accumulate::kAdd ? 1.0f : 0.0f;
+  if (s.m * s.n * s.k > kTiny) {
+    const bool done = PrefersOpenBlas() ? OpenBlasSgemm(s, alpha, a, b, beta, c) : OneDnnSgemm(s, alpha, a, b, beta, c);
+    if (done) return;
   }
   LoopGemm(s, alpha, a, b, accumulate, c);
 }
@@ -118,6 +126,14 @@ void ParallelGemm(ThreadPool& pool, const GemmShape& s, const T* a, const T* b, 
   ForTiles(pool, s, [&](const GemmShape& tile, int64_t row, int64_t column) {
     Gemm(tile, a + OffsetA(s, row), b + OffsetB(s, column), accumulate, c + row * s.ldc + column);
   });
+}
+
+bool ParallelSgemm(ThreadPool& pool, SgemmFn library, const GemmShape& s, const float* a, const float* b, float* c) {
+  std::atomic<bool> all{true};
+  ForTiles(pool, s, [&](const GemmShape& tile, int64_t row, int64_t column) {
+    if (!library(tile, 1, a + OffsetA(s, row), b + OffsetB(s, column), 0, c + row * s.ldc + column)) all = false;
+  });
+  return all;
 }
 
 bool ParallelGemmBf16(ThreadPool& pool, const GemmShape& s, const BFloat16* a, const BFloat16* b, Accumulate accumulate,

@@ -1,4 +1,5 @@
-// Matrix products on raw row-major memory, one thread's worth or a pool's worth. The only way from ops to oneDNN.
+// Matrix products on raw row-major memory, one thread's worth or a pool's worth. The only way from ops to oneDNN
+// and OpenBLAS.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,12 @@ extern template void ParallelGemm<float>(ThreadPool&, const GemmShape&, const fl
 extern template void ParallelGemm<double>(ThreadPool&, const GemmShape&, const double*, const double*, ops::Accumulate,
                                           double*);
 
-// The same for bf16 operands with the processor's own instructions; c is f32 or bf16. False, with c untouched, where
-// there are none: the caller widens.
+// C = op(A) op(B) by one library, whichever of them products are for. False, with c untouched, where it is not there.
+using SgemmFn = bool (*)(const GemmShape& shape, float alpha, const float* a, const float* b, float beta, float* c);
+bool ParallelSgemm(ThreadPool& pool, SgemmFn library, const GemmShape& shape, const float* a, const float* b, float* c);
+
+// ParallelGemm for bf16 operands with the processor's own instructions; c is f32 or bf16. False, with c untouched,
+// where there are none: the caller widens.
 bool ParallelGemmBf16(ThreadPool& pool, const GemmShape& shape, const BFloat16* a, const BFloat16* b,
                       ops::Accumulate accumulate, void* c, DType c_type);
 

@@ -86,6 +86,12 @@ bool OneDnnBf16Gemm(const GemmShape& s, const BFloat16* a, const BFloat16* b, op
   return true;
 }
 
+bool LibrariesAreCalled() { return kUseOneDnn; }
+bool OneDnnUsesAvx512() {
+  // Values of the enumeration are sets of bits.
+  return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+}
+
 std::string OneDnnVersion() {
   const dnnl_version_t* v = dnnl_version();
   return absl::StrCat(v->major, ".", v->minor, ".", v->patch);

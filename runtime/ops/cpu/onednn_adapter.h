@@ -15,6 +15,10 @@ bool OneDnnSgemm(const GemmShape& shape, float alpha, const float* a, const floa
 // instructions (oneDNN would emulate them), whatever the shape.
 bool OneDnnBf16Gemm(const GemmShape& shape, const BFloat16* a, const BFloat16* b, ops::Accumulate accumulate, void* c,
                     DType c_type);
+// Whether libraries are called at all (not under ThreadSanitizer), and whether OneDnnSgemm uses AVX-512
+// (ONEDNN_MAX_CPU_ISA counts).
+bool LibrariesAreCalled();
+bool OneDnnUsesAvx512();
 std::string OneDnnVersion();
 
 }  // namespace shoal::cpu

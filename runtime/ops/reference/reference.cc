@@ -31,23 +31,24 @@ namespace {
 // Calls fn(head, key head, query token, probabilities of keys begin.., begin).
 template <class F>
 void ForQueries(const AttentionShape& s, const Values& q, const Values& k, F fn) {
-  const int64_t group = s.heads / s.key_heads;
+  const int64_t group = s.kv_group > 0 ? s.kv_group : s.heads / s.key_heads;
   for (size_t n = 0; n + 1 < s.cu_seqlens.size(); ++n) {
     const int64_t begin = s.cu_seqlens[n], end = s.cu_seqlens[n + 1];
     for (int64_t h = 0; h < s.heads; ++h) {
+      const int64_t kh = (s.first_head + h) / group;
       for (int64_t i = begin; i < end; ++i) {
         Values p(i - begin + 1);
         double highest = -1e300, total = 0;
         for (int64_t j = begin; j <= i; ++j) {
           double dot = 0;
           for (int64_t c = 0; c < s.size; ++c)
-            dot += q[(i * s.heads + h) * s.size + c] * k[(j * s.key_heads + h / group) * s.size + c];
+            dot += q[(i * s.heads + h) * s.size + c] * k[(j * s.key_heads + kh) * s.size + c];
           p[j - begin] = dot * s.scale;
           highest = std::max(highest, p[j - begin]);
         }
         for (double& x : p) total += x = std::exp(x - highest);
         for (double& x : p) x /= total;
-        fn(h, h / group, i, begin, p, highest + std::log(total));
+        fn(h, kh, i, begin, p, highest + std::log(total));
       }
     }
   }

@@ -19,6 +19,7 @@ struct AttentionShape {
   std::vector<int32_t> cu_seqlens;
   int64_t heads = 1, key_heads = 1, size = 1;
   double scale = 1;
+  int64_t kv_group = 0, first_head = 0;  // as ops::AttentionOptions has them
 };
 struct AttentionOut {
   Values out, lse;  // [T, H, C], [H, T]

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "runtime/base/file_system.h"
+#include "runtime/base/regex.h"
 #include "runtime/data/dataset_builder.h"
 #include "runtime/data/indexed_dataset.h"
 #include "runtime/data/loader.h"
@@ -130,6 +131,16 @@ TEST_F(DataTest, BuildsFromFilesFoldersAndJsonLines) {
   const auto bad = BuildDataset(PosixFiles(), {Path("bad.jsonl")}, Path("out/bad"));
   EXPECT_THAT(std::string(bad.status().message()), HasSubstr("bad.jsonl: line 2: no string \"text\""));
   EXPECT_FALSE(std::filesystem::exists(Path("out/bad.bin.tmp")));
+}
+
+TEST_F(DataTest, SplitsFilesAtLinesThatMatch) {
+  Write("a.pod", "=head1 A\none\n\n=head2 B\n=head1 C\nlast =head1");
+  Write("b.pod", "before\n=head1 D");
+  const auto split = Regex::Compile("^=head1");
+  ASSERT_TRUE(split.ok());
+  const auto report = BuildDataset(PosixFiles(), {Path("a.pod"), Path("b.pod")}, Path("split"), *split);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(report->lengths, testing::ElementsAre(7, 8, 20, 23));
 }
 
 TEST_F(DataTest, OverLongDocumentsAreSplitTruncatedDroppedOrRefused) {

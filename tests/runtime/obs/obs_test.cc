@@ -16,6 +16,7 @@
 #include "runtime/base/status.h"
 #include "runtime/obs/metrics_log.h"
 #include "runtime/obs/report.h"
+#include "runtime/obs/sequence_report.h"
 #include "runtime/obs/step_record.h"
 #include "runtime/obs/svg_plot.h"
 #include "runtime/obs/tensorboard_sink.h"
@@ -130,6 +131,19 @@ TEST(Report, DrawsGradientCodesLayerByStep) {
                            "<title>b&lt;c&gt;: bf16, 16.00 bits, from step 40</title>", "2.0 MiB", "12.0 ms / 10.0 ms",
                            "Exposed reduction of gradients"})
     EXPECT_THAT(html, testing::HasSubstr(part));
+}
+
+TEST(Report, DrawsSequenceGroupsOverRanksAndTime) {
+  const std::string line =
+      R"({"step":7,"groups":"<2,1> <1>","lengths":[30,9,5,8],"micro_batches":[[{"degree":2,"first_rank":0,"sequences":[0]},)"
+      R"({"degree":1,"first_rank":2,"sequences":[1,2]}],[{"degree":1,"first_rank":0,"sequences":[3]}]],"predicted":[0.02,0.01],)"
+      R"("measured":[0.03,0.01],"predicted_step":0.035,"measured_step":0.042,"gap":0.05})";
+  const std::string html = SequenceMap("{torn\n" + line + "\n");
+  for (const char* part : {"step 7 predicted", "micro-batch 1, 20.0 ms: ranks 0 to 1, degree 2, 1 sequences, 30 tokens",
+                           "micro-batch 1, 30.0 ms: ranks 2 to 2, degree 1, 2 sequences, 14 tokens, the longest 9",
+                           "step 7: &lt;2,1&gt; &lt;1&gt;, step 35 ms predicted, 42 ms measured, gap at most 5.0 %"})
+    EXPECT_THAT(html, testing::HasSubstr(part));
+  EXPECT_EQ(SequenceMap(""), "");
 }
 
 TEST(Report, OverlaysRunsAndSaysWhichHaveNoMetrics) {

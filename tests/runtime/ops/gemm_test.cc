@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "runtime/base/rng.h"
+#include "runtime/ops/cpu/onednn_adapter.h"
+#include "runtime/ops/cpu/openblas_adapter.h"
 
 namespace shoal {
 namespace {
@@ -25,20 +27,43 @@ std::vector<T> As(const std::vector<double>& values) {
   return std::vector<T>(values.begin(), values.end());
 }
 
-template <class T>
-void ExpectMatchesReference(const cpu::GemmShape& s, Accumulate accumulate, double bound) {
+// alpha op(A) op(B), on top of c where that is asked for.
+std::vector<double> Reference(const cpu::GemmShape& s, double alpha, const std::vector<double>& a,
+                              const std::vector<double>& b, const std::vector<double>& c, Accumulate accumulate) {
   const bool ta = s.transpose_a == Transpose::kYes, tb = s.transpose_b == Transpose::kYes;
-  const auto a = Random((ta ? s.k : s.m) * s.lda, "a"), b = Random((tb ? s.n : s.k) * s.ldb, "b"),
-             c = Random(s.m * s.ldc, "c");
   std::vector<double> want = c;
   for (int64_t m = 0; m < s.m; ++m) {
     for (int64_t n = 0; n < s.n; ++n) {
       double sum = accumulate == Accumulate::kAdd ? c[m * s.ldc + n] : 0;
       for (int64_t k = 0; k < s.k; ++k)
-        sum += a[ta ? k * s.lda + m : m * s.lda + k] * b[tb ? n * s.ldb + k : k * s.ldb + n];
+        sum += alpha * a[ta ? k * s.lda + m : m * s.lda + k] * b[tb ? n * s.ldb + k : k * s.ldb + n];
       want[m * s.ldc + n] = sum;
     }
   }
+  return want;
+}
+struct Operands {
+  std::vector<double> a, b, c;
+  explicit Operands(const cpu::GemmShape& s)
+      : a(Random((s.transpose_a == Transpose::kYes ? s.k : s.m) * s.lda, "a")),
+        b(Random((s.transpose_b == Transpose::kYes ? s.n : s.k) * s.ldb, "b")),
+        c(Random(s.m * s.ldc, "c")) {}
+};
+// Every transpose, with rows longer than they need to be.
+std::vector<cpu::GemmShape> ShapesOf(int64_t m, int64_t n, int64_t k) {
+  std::vector<cpu::GemmShape> shapes;
+  for (const Transpose ta : {Transpose::kNo, Transpose::kYes}) {
+    for (const Transpose tb : {Transpose::kNo, Transpose::kYes})
+      shapes.push_back(
+          {m, n, k, ta, tb, (ta == Transpose::kYes ? m : k) + 3, (tb == Transpose::kYes ? k : n) + 5, n + 1});
+  }
+  return shapes;
+}
+
+template <class T>
+void ExpectMatchesReference(const cpu::GemmShape& s, Accumulate accumulate, double bound) {
+  const auto [a, b, c] = Operands(s);
+  const std::vector<double> want = Reference(s, 1, a, b, c, accumulate);
   std::vector<T> first;
   for (const int threads : {1, 3}) {
     ThreadPool pool(threads);
@@ -55,13 +80,34 @@ void ExpectMatchesReference(const cpu::GemmShape& s, Accumulate accumulate, doub
 TEST(Gemm, MatchesFloat64ForAllTransposesStridesAndThreads) {
   for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{
            {0, 5, 3}, {1, 1, 1}, {7, 13, 5}, {64, 64, 64}, {257, 96, 129}, {33, 1031, 70}, {300, 300, 300}}) {
-    for (const Transpose ta : {Transpose::kNo, Transpose::kYes}) {
-      for (const Transpose tb : {Transpose::kNo, Transpose::kYes}) {
-        for (const Accumulate accumulate : {Accumulate::kOverwrite, Accumulate::kAdd}) {
-          const cpu::GemmShape s = {
-              m, n, k, ta, tb, (ta == Transpose::kYes ? m : k) + 3, (tb == Transpose::kYes ? k : n) + 5, n + 1};
-          ExpectMatchesReference<float>(s, accumulate, 1e-6);
-          ExpectMatchesReference<double>(s, accumulate, 1e-14);
+    for (const cpu::GemmShape& s : ShapesOf(m, n, k)) {
+      for (const Accumulate accumulate : {Accumulate::kOverwrite, Accumulate::kAdd}) {
+        ExpectMatchesReference<float>(s, accumulate, 1e-6);
+        ExpectMatchesReference<double>(s, accumulate, 1e-14);
+      }
+    }
+  }
+}
+
+// Whichever of them products are for on this processor, both give them.
+TEST(Gemm, LibrariesMatchFloat64) {
+  ThreadPool pool(2);
+  const bool called = cpu::LibrariesAreCalled();
+  for (const auto& [library, there] :
+       {std::pair<cpu::SgemmFn, bool>{cpu::OneDnnSgemm, called}, {cpu::OpenBlasSgemm, cpu::HasOpenBlas()}}) {
+    for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {7, 13, 5}, {257, 96, 129}}) {
+      for (const cpu::GemmShape& s : ShapesOf(m, n, k)) {
+        const auto [a, b, c] = Operands(s);
+        std::vector<float> added = As<float>(c), whole = added;
+        const std::vector<float> fa = As<float>(a), fb = As<float>(b);
+        ASSERT_EQ(library(s, 0.5F, fa.data(), fb.data(), 1, added.data()), there);
+        ASSERT_EQ(cpu::ParallelSgemm(pool, library, s, fa.data(), fb.data(), whole.data()), there);
+        if (!there) continue;
+        const auto want_added = Reference(s, 0.5, a, b, c, Accumulate::kAdd),
+                   want_whole = Reference(s, 1, a, b, c, Accumulate::kOverwrite);
+        for (size_t i = 0; i < c.size(); ++i) {
+          ASSERT_NEAR(added[i], want_added[i], 1e-6 * std::sqrt(k + 1.0)) << m << "x" << n << "x" << k << " at " << i;
+          ASSERT_NEAR(whole[i], want_whole[i], 1e-6 * std::sqrt(k + 1.0)) << m << "x" << n << "x" << k << " at " << i;
         }
       }
     }

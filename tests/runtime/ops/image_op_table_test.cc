@@ -220,7 +220,7 @@ std::vector<ConvCase> WinogradCases() {
   };
 }
 
-std::vector<OpRow> Table() {
+std::vector<OpRow> ImageRows() {
   std::vector<OpRow> rows;
   for (const ConvCase& c : ConvCases()) {
     rows.push_back({"conv_im2col_" + c.name, ConvRow(c.conv, ConvPath::kIm2col)});
@@ -262,7 +262,7 @@ TEST_P(ImageOpTable, EqualsReferenceOnAnyNumberOfThreads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ImageOpTable,
-                         testing::Combine(testing::ValuesIn(Table()),
+                         testing::Combine(testing::ValuesIn(ImageRows()),
                                           testing::Values(DType::kF32, DType::kF64, DType::kBF16)),
                          OpTableName);
 

@@ -42,6 +42,21 @@ TEST(Tensor, MetaHasAShapeAndNoMemory) {
   EXPECT_EQ(t.bytes(), int64_t{4} << 40);
 }
 
+TEST(Arena, WhatIsLentKeepsTheRangeAndNotTheBlock) {
+  auto arena = Arena::Create(1 << 22, DeviceKind::kCpu).value();
+  Tensor lent;
+  {
+    const Tensor live = arena->Live({1000}, DType::kF32);
+    lent = arena->Lend(live);
+    EXPECT_EQ(lent.raw(), live.raw());
+    EXPECT_EQ(lent.shape(), live.shape());
+  }
+  const Tensor again = arena->Live({1000}, DType::kF32);
+  EXPECT_EQ(again.raw(), lent.raw()) << "the block was free";
+  arena = nullptr;
+  lent.data<float>()[999] = 1;  // still mapped
+}
+
 TEST(Arena, FramesAreAStackAndLiveBlocksAreReused) {
   for (const DeviceKind device : {DeviceKind::kCpu, DeviceKind::kMeta}) {
     auto arena = Arena::Create(1 << 22, device).value();

@@ -1,0 +1,96 @@
+"""Figures of sequences spread over ranks: real steps on the virtual cluster, what one rank pays, memory of attention."""
+import contextlib
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from figures_lib.measure import ENV, ROOT, SHOAL, Options, at_least, at_most, at_most_paired, notes, row, run, run_json, spelled
+from figures_lib.studies import perl_entries
+
+NODES, RANKS_PER_NODE, RATE = 4, 2, "1gbit"
+WARMUP = 4  # steps until the costs follow what was measured
+JOB = ROOT / "examples/longtail_sp/job.textproto"
+
+
+@contextlib.contextmanager
+def cluster():
+    """The virtual cluster; yields a function that runs a command on all of its ranks."""
+    tool = str(ROOT / "launch" / "virtual-cluster")
+    up = subprocess.run([tool, "up", f"--nodes={NODES}", f"--ranks_per_node={RANKS_PER_NODE}", f"--rate={RATE}"], capture_output=True, text=True, env=ENV)
+    if up.returncode != 0:
+        sys.exit(f"{tool} up exited {up.returncode}\n{up.stdout}{up.stderr}")
+    try:
+        yield lambda command: run([tool, "run", "--", *command])
+    finally:
+        subprocess.run([tool, "down"], capture_output=True, env=ENV, check=True)
+
+
+def steps_of(on_all, planner, steps, *sets):
+    """metrics.jsonl of a run by this planner, a dictionary a step."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [SHOAL, "train", JOB, "--run_dir", f"{folder}/run", "--set", f"duration={{ steps: {steps} }}", "--set", f"parallel.sequence={{ {planner} }}",
+                   "--set", "eval={ max_tokens: 4096 }", "--set", "optim.schedule.warmup={ steps: 2 }", "--set", "log={ tensorboard: false }"]
+        for assignment in sets:
+            command += ["--set", assignment]
+        on_all(command)
+        return [json.loads(line) for line in (pathlib.Path(folder) / "run/metrics.jsonl").read_text().splitlines()]
+
+
+PLANNERS = dict(flexsp='planner: "flexsp"', static_8='planner: "static" degree: 8', per_batch='planner: "per_batch"', sort_and_chunk='planner: "sort_and_chunk"',
+                greedy='planner: "greedy"', in_order='planner: "in_order"')
+
+
+def longtail_sp():
+    """Steps of examples/longtail_sp on 4 nodes x 2 ranks at 1 Gbit/s by every planner, each step beside the same step of the others; predictions."""
+    perl_entries()
+    steps = WARMUP + 7
+    found = []
+    with cluster() as on_all:
+        for repeat in range(Options.repeats):
+            # Forth and back: the machine's speed drifts by more than planners differ.
+            order = list(PLANNERS) if repeat % 2 == 0 else list(reversed(PLANNERS))
+            found.append({name: steps_of(on_all, PLANNERS[name], steps) for name in order})
+    times = {name: [sum(s["seconds"] for s in one[name][WARMUP:]) for one in found] for name in PLANNERS}
+
+    def spell(name):
+        return spelled((t / (steps - WARMUP) for t in times[name]), "{:.3f}", "s a step")
+    rows = [at_least("longtail_sp_over_static", spell("flexsp"), spell("static_8"), [s / f for s, f in zip(times["static_8"], times["flexsp"])], 1.3,
+                     "degree 8, the only one that holds the longest sequence")]
+    for name in ("per_batch", "sort_and_chunk", "greedy", "in_order"):
+        ratios = [other / ours for other, ours in zip(times[name], times["flexsp"])]
+        rows.append(row(f"longtail_sp_over_{name}", spell("flexsp"), spell(name), ratios, "reported", True))
+    losses = [max(abs(s["loss"] - f["loss"]) / f["loss"] for s, f in zip(one[name], one["flexsp"])) for one in found for name in PLANNERS]
+    rows.append(row("longtail_sp_losses", f"{max(losses):.2%} apart at most", "flexsp", [], "<= 1%", max(losses) <= 0.01, "training loss of each step, all planners"))
+    exposed = [sum(s["plan_exposed_seconds"] for s in one["flexsp"][WARMUP:]) / times["flexsp"][i] for i, one in enumerate(found)]
+    rows.append(row("longtail_sp_plan_exposed", spelled((100 * e for e in exposed), "{:.3f}", "% of the step"), "-", [], "<= 0.1%",
+                    statistics.median(exposed) <= 0.001))
+    for name in ("flexsp", "static_8", "in_order"):
+        off = sorted(abs(s["plan_predicted_seconds"] - s["seconds"]) / s["seconds"] for one in found for s in one[name][WARMUP:])
+        middle, high = statistics.median(off), off[int(0.95 * (len(off) - 1))]
+        rows.append(row(f"longtail_sp_prediction_{name}", f"median {middle:.1%}, 95th percentile {high:.1%}", "measured", [], "<= 10%, <= 25%",
+                        middle <= 0.10 and high <= 0.25, f"{len(off)} steps" + (", deliberately unbalanced" if name == "in_order" else "")))
+    return rows
+
+
+def sequence_one_rank():
+    """A step on one rank with parallel.sequence against one without: the same micro-batches, all of degree 1; interleaved pairs."""
+    perl_entries()
+    common = ["--threads=1", "--steps=200", "--warmup=2", "--set", "data.max_tokens=1024", "--set", "global_batch={ sequences: 8 }",
+              "--set", "micro_batch={ tokens: 8192 }"]
+    result = run_json([SHOAL, "bench", "sequence_pairs", JOB, *common])
+    on, off = result["on"], result["off"]
+    return [at_most_paired("sequence_one_rank", spelled((1e3 * s for s in on), "{:.1f}", "ms"), spelled((1e3 * s for s in off), "{:.1f}", "ms without"), on, off, 1.01)]
+
+
+def sequence_memory():
+    """Peak activation memory of a rank of attention on 32k tokens, 8 thread ranks against one rank, by mode; measured in the step's arena."""
+    result = run_json([SHOAL, "bench", "sequence_memory", "--tokens=32768"])
+    rows = []
+    for mode, bytes_of_rank in result["rank_bytes"].items():
+        ratio = bytes_of_rank / (result["one_rank_bytes"] / result["ranks"])
+        rows.append(at_most(f"sequence_memory_{mode}", f"{bytes_of_rank / 2**20:.1f} MiB", f"{result['one_rank_bytes'] / 2**20:.1f} MiB / {result['ranks']}", [ratio], 1.1,
+                            f"{result['tokens']} tokens, width {result['width']}, {result['heads']} heads"))
+    return rows
