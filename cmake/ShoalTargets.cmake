@@ -54,5 +54,5 @@ shoal_source_options("${row_kernel_options};$<$<CXX_COMPILER_ID:GNU>:-fno-tree-p
   runtime/ops/cpu/row_kernels.cc runtime/ops/cpu/image_kernels.cc)
 shoal_source_options("-O3" comm/reduce.cc comm/encoded_reduction.cc launch/commands/stream_kernel.cc)
 shoal_source_options("-O3;-fno-math-errno;-ffp-contract=off"
-  optim/kernels.cc comm/compression_planner.cc comm/codec/kernels.cc comm/codec/level_model.cc
+  optim/kernels.cc comm/compression_planner.cc comm/codec/kernels.cc comm/codec/level_model.cc comm/codec/spelling.cc
   comm/codec/ecsq.cc comm/codec/power_sgd.cc)

@@ -10,7 +10,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "launch/folder_lock.h"
 #include "runtime/base/file_system.h"
+#include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 
 namespace shoal {
@@ -122,7 +125,7 @@ json ToJson(const Calibration& c) {
   json ops = json::object();
   for (const auto& [name, rate] : c.ops)
     ops[name] = {{"seconds_per_call", rate.call}, {"seconds_per_flop", rate.flop}, {"seconds_per_byte", rate.byte}};
-  return {{"host", c.key.host},
+  return {{"host", c.key.hosts},
           {"ranks", c.key.ranks},
           {"threads", c.key.threads},
           {"compute", config::RuntimeConfig::Compute_Name(c.key.compute)},
@@ -134,7 +137,7 @@ json ToJson(const Calibration& c) {
 
 Calibration FromJson(const json& j) {
   Calibration c;
-  c.key.host = j.at("host").get<std::string>();
+  c.key.hosts = j.at("host").get<std::string>();
   c.key.ranks = j.at("ranks").get<int>();
   c.key.threads = j.at("threads").get<int>();
   config::RuntimeConfig::Compute_Parse(j.at("compute").get<std::string>(), &c.key.compute);
@@ -151,8 +154,30 @@ Calibration FromJson(const json& j) {
 }  // namespace
 
 std::string CalibrationKey::Text() const {
+  constexpr size_t kShown = 4;
+  std::vector<std::string> runs = absl::StrSplit(hosts, ", ");
+  std::string where = hosts.empty() ? "any host" : hosts;
+  if (runs.size() > kShown) {
+    const size_t more = runs.size() - kShown;
+    runs.resize(kShown);
+    where = absl::StrCat(absl::StrJoin(runs, ", "), " and ", more, " more (#", absl::Hex(NameHash(hosts)), ")");
+  }
   return absl::StrCat(ranks, ranks == 1 ? " rank x " : " ranks x ", threads, threads == 1 ? " thread, " : " threads, ",
-                      config::RuntimeConfig::Compute_Name(compute), ", on ", host);
+                      config::RuntimeConfig::Compute_Name(compute), ", on ", where);
+}
+
+std::string HostsText(const std::vector<std::string>& host_of_rank) {
+  std::vector<std::string> runs;
+  for (size_t i = 0, end = 0; i < host_of_rank.size(); i = end) {
+    while (end < host_of_rank.size() && host_of_rank[end] == host_of_rank[i]) ++end;
+    runs.push_back(end - i == host_of_rank.size() ? host_of_rank[i] : absl::StrCat(host_of_rank[i], " x ", end - i));
+  }
+  return absl::StrJoin(runs, ", ");
+}
+
+absl::StatusOr<std::string> HostsOf(Communicator& world) {
+  SHOAL_ASSIGN_OR_RETURN(const auto hosts, AllGatherStrings(world, HostName(), {.tag = "hosts"}));
+  return HostsText(hosts);
 }
 
 absl::StatusOr<double> Calibration::StepSeconds(const CostSheet& cost, double product_peak_now) const {
@@ -231,7 +256,9 @@ absl::StatusOr<Calibration> FindCalibration(const std::string& path, const Calib
   std::vector<std::string> others;
   if (all.ok()) {
     for (const Calibration& c : *all) {
-      if (c.key == key) return c;
+      CalibrationKey wanted = key;
+      if (wanted.hosts.empty()) wanted.hosts = c.key.hosts;
+      if (c.key == wanted) return c;
       others.push_back(c.key.Text());
     }
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "comm/communicator.h"
 #include "comm/exchange_costs.h"
 #include "launch/job.pb.h"
 #include "runtime/obs/span.h"
@@ -22,14 +23,19 @@ struct OpRate {
   double Seconds(const OpCost& cost) const { return call * cost.calls + flop * cost.flops + byte * cost.bytes; }
 };
 
-// What a calibration holds for: rates depend on the cores of a rank, and on the ranks that share its memory.
+// What a calibration holds for: rates depend on the cores of a rank, and on the ranks that share its memory and links.
 struct CalibrationKey {
-  std::string host;
+  std::string hosts;  // HostsText of the ranks; empty, of a key that is looked for: whichever
   int ranks = 1, threads = 1;
   config::RuntimeConfig::Compute compute = config::RuntimeConfig::FP32;
   std::string Text() const;  // "2 ranks x 1 thread, FP32, on node7"
   bool operator==(const CalibrationKey& other) const = default;
 };
+
+// Where ranks are, in their order: "node7" if all are there, else "node7 x 2, node8 x 2".
+std::string HostsText(const std::vector<std::string>& host_of_rank);
+// The same of a world's ranks. Collective.
+absl::StatusOr<std::string> HostsOf(Communicator& world);
 
 struct Calibration {
   CalibrationKey key;
@@ -67,8 +73,8 @@ class CalibrationFit : public SpanSink {
 std::string CalibrationPath();
 // All calibrations of a file; NotFound when there is none, DataLoss when it is damaged.
 absl::StatusOr<std::vector<Calibration>> ReadCalibrations(const std::string& path);
-// NotFound says how to make one. A file that the user named and that is of other machines only is refused, with their
-// names and this one's: FailedPrecondition.
+// The newest that fits. NotFound says how to make one. A file that the user named and that is of other machines only is
+// refused, with their names and this one's: FailedPrecondition.
 enum class CalibrationFile : uint8_t { kUsual, kNamed };
 absl::StatusOr<Calibration> FindCalibration(const std::string& path, const CalibrationKey& key,
                                             CalibrationFile file = CalibrationFile::kUsual);

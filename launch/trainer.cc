@@ -163,6 +163,8 @@ class Trainer {
     SHOAL_ASSIGN_OR_RETURN(model_, ModelFor(job_, RecomputedBy(job_.parallel())));
     SHOAL_RETURN_IF_ERROR(CheckBatchGrowth(job_, world_.size()));
     SHOAL_RETURN_IF_ERROR(CheckMemory());
+    SHOAL_ASSIGN_OR_RETURN(const std::string hosts, HostsOf(world_));
+    calibration_key_ = {hosts, world_.size(), rank_.pool->threads(), job_.runtime().compute()};
     SHOAL_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, {}));
     SHOAL_ASSIGN_OR_RETURN(workload_, OpenWorkload(job_));
     Say("data: " + workload_->Summary());
@@ -244,9 +246,7 @@ class Trainer {
     ExchangeCosts costs;
     if (config.mode() == config::CompressionConfig::LGRECO_TIME) {
       std::string how;
-      SHOAL_ASSIGN_OR_RETURN(
-          costs, ExchangeCostsFor(job_, {rank_.host, world_.size(), rank_.pool->threads(), job_.runtime().compute()},
-                                  *codecs_, world_, &how));
+      SHOAL_ASSIGN_OR_RETURN(costs, ExchangeCostsFor(job_, calibration_key_, *codecs_, world_, &how));
       Say(how);
     }
     compression_ = std::make_unique<CompressionControl>(config, model_->params(), *codecs_, *dp_, *mesh_,
@@ -260,8 +260,8 @@ class Trainer {
     std::string how;
     SHOAL_ASSIGN_OR_RETURN(
         spreading_, SequencesFor(
-                        job_, {rank_.host, world_.size(), rank_.pool->threads(), job_.runtime().compute()},
-                        [this] { return MeasureProductPeak(*rank_.pool, ComputeType(job_)); }, *mesh_, world_, &how));
+                        job_, calibration_key_, [this] { return MeasureProductPeak(*rank_.pool, ComputeType(job_)); },
+                        *mesh_, world_, &how));
     Say(how);
     if (const std::string modes = SequenceModesText(job_, world_.size()); !modes.empty()) Say(modes);
     SHOAL_ASSIGN_OR_RETURN(sequences_, ControlFor(job_, spreading_.costs, *mesh_, [this](int64_t first_position) {
@@ -355,9 +355,8 @@ class Trainer {
   absl::Status PredictStepTime(const StepInputs& inputs) {
     if (!first() || (options_.console != TrainerOptions::Console::kStepLines && options_.predicted_seconds == nullptr))
       return absl::OkStatus();
-    const CalibrationKey key{rank_.host, world_.size(), rank_.pool->threads(), job_.runtime().compute()};
     const bool named = job_.runtime().has_calibration();
-    const auto calibration = FindCalibration(named ? job_.runtime().calibration() : CalibrationPath(), key,
+    const auto calibration = FindCalibration(named ? job_.runtime().calibration() : CalibrationPath(), calibration_key_,
                                              named ? CalibrationFile::kNamed : CalibrationFile::kUsual);
     if (!calibration.ok()) {
       if (named || !absl::IsNotFound(calibration.status())) return calibration.status();
@@ -744,6 +743,7 @@ class Trainer {
   std::unique_ptr<Model> model_;
   std::unique_ptr<Optimizer> optimizer_;
   Prediction predicted_;
+  CalibrationKey calibration_key_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<HeldOutTogether> held_out_;
   std::unique_ptr<DataParallel> dp_;

@@ -85,6 +85,10 @@ double SumOfSquares(const float* x, int64_t n) {
 // What waits of codes that leave a share of the squares they are given, relative to the gradients.
 double Waiting(double share) { return share < 1 ? share / (1 - share) : std::numeric_limits<double>::infinity(); }
 
+std::string ExposedText(const LayerPlan& plan) {
+  return plan.exposed_seconds >= 0 ? absl::StrFormat(", %.0f ms exposed predicted", plan.exposed_seconds * 1e3) : "";
+}
+
 // "12 q3, 9 bf16": how many layers take what.
 std::string CountText(const LayerPlan& plan, const GradientCodecs& codecs) {
   std::map<int, int> count;
@@ -131,7 +135,7 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
     if (j.is_object() && j.contains("stays")) {
       // Its exposed time, foretold from the steps before it, is now known from its own.
       if (const double exposed = j.value("exposed_seconds", -1.0); exposed >= 0) plan_.exposed_seconds = exposed;
-      news = absl::StrCat("compression plan ", plan_.id, " stays: ", j.value("stays", ""));
+      news = absl::StrCat("compression plan ", plan_.id, " stays: ", j.value("stays", ""), ExposedText(plan_));
     } else if (j.is_object()) {
       SHOAL_ASSIGN_OR_RETURN(plan_, FromJson(j, codecs_));
       PutIntoForce(step);
@@ -140,8 +144,7 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
           "%% from the bound%s%s",
           plan_.id, CountText(plan_, codecs_), HumanBytes(plan_.bytes), HumanBytes(plan_.plain_bytes),
           codecs_.options[codecs_.uniform]->name(), HumanBytes(plan_.uniform_bytes), plan_.relative_error,
-          plan_.relative_budget, plan_.cost > 0 ? 100 * (1 - plan_.bound / plan_.cost) : 0,
-          plan_.exposed_seconds >= 0 ? absl::StrFormat(", %.0f ms exposed predicted", plan_.exposed_seconds * 1e3) : "",
+          plan_.relative_budget, plan_.cost > 0 ? 100 * (1 - plan_.bound / plan_.cost) : 0, ExposedText(plan_),
           plan_.notes.empty() ? "" : absl::StrCat(" (", plan_.notes, ")"));
     } else {
       news = absl::StrCat("compression plan ", plan_.id, " stays: ", text);
@@ -284,7 +287,8 @@ absl::Status CompressionControl::FinishTable(int64_t step) {
   table_ = std::move(whole);
   StartPlanning(step + config_.lead_steps());
   // The first plan is looked at again when its own effect is known.
-  const int64_t next = plan_.id == 0 ? config_.lead_steps() : config_.replan_every_steps();
+  int64_t next = plan_.id == 0 ? config_.lead_steps() : config_.replan_every_steps();
+  if (Ramp(activate_at_) < 1) next = RampStage() - config_.table_steps() - config_.lead_steps() + 1;
   observe_from_ = activate_at_ + next;
   return absl::OkStatus();
 }
@@ -393,6 +397,12 @@ OverlapProblem CompressionControl::OverlapOf(CompressionProblem layers) const {
   return p;
 }
 
+// Share of the budget that a plan from `first_step` on may spend, in squared errors.
+double CompressionControl::Ramp(int64_t first_step) const {
+  const int64_t since = first_step - config_.warmup_steps() + RampStage();
+  return since >= config_.ramp_steps() ? 1 : static_cast<double>(since) / config_.ramp_steps();
+}
+
 LayerPlan CompressionControl::Planned(const Table& table, double tightness) const {
   const CompressionProblem problem = ProblemOf(table, tightness);
   double squares = 0;  // that errors are relative to
@@ -467,7 +477,7 @@ void CompressionControl::StartPlanning(int64_t first_step) {
   activate_at_ = first_step;
   pending_.clear();
   if (mesh_.rank() != 0) return;
-  const auto plan = [this, table = table_, tightness = tightness_, first_step] {
+  const auto plan = [this, table = table_, tightness = tightness_ * Ramp(first_step), first_step] {
     LayerPlan planned = Planned(table, tightness);
     planned.first_step = first_step;
     if (!planned.option.empty() || codecs_.layers.empty()) return ToJson(planned, codecs_).dump();

@@ -107,6 +107,7 @@ void CheckPlanning(const CompressionConfig& config, int zero_stage, std::vector<
                                      {config.has_most_layer_error(), "most_layer_error"},
                                      {config.has_warmup_steps(), "warmup_steps"},
                                      {config.has_replan_every_steps(), "replan_every_steps"},
+                                     {config.has_ramp_steps(), "ramp_steps"},
                                      {config.has_table_steps(), "table_steps"},
                                      {config.has_lead_steps(), "lead_steps"}}) {
       if (set)
@@ -139,6 +140,11 @@ void CheckPlanning(const CompressionConfig& config, int zero_stage, std::vector<
   if (const int least = 2 * (config.table_steps() + config.lead_steps()); config.replan_every_steps() < least)
     errors.push_back(absl::StrCat(prefix, "replan_every_steps is ", config.replan_every_steps(),
                                   "; it is at least 2 (table_steps + lead_steps) = ", least));
+  // A quarter of it is a plan's time.
+  if (const int least = 4 * (config.table_steps() + config.lead_steps());
+      config.ramp_steps() < 0 || (config.ramp_steps() > 0 && config.ramp_steps() < least))
+    errors.push_back(absl::StrCat(prefix, "ramp_steps is ", config.ramp_steps(),
+                                  "; it is 0, or at least 4 (table_steps + lead_steps) = ", least));
 }
 
 // A uniform rank must fit every matrix; planned ones fit where they are taken.

@@ -14,7 +14,7 @@ std::unique_ptr<Codec> MakeBf16Codec();
 std::unique_ptr<Codec> MakeQuantiser(int bits, Rounding rounding, int64_t block);
 // The ceil(density * size) largest by magnitude, ties by lowest index; at least one. `name` is as the user wrote it.
 std::unique_ptr<Codec> MakeTopK(absl::string_view name, double density);
-// Entropy-coded scalar quantisation of `bits` per element and 48 bytes for every 32 Ki elements.
+// Entropy-coded scalar quantisation of `bits` per element, 144 bytes for every 32 Ki elements and 16.
 std::unique_ptr<Codec> MakeEcsq(absl::string_view name, double bits);
 std::unique_ptr<Codec> MakeFactored(absl::string_view name, int rank);
 

@@ -4,13 +4,13 @@
 // part.
 //
 // The bytes are fixed, by `bits` per element, so that receivers know them, and the step of the grid is chosen so that
-// the code fills them. What a code says is the same on every machine; which step is found for a gradient may differ in
-// its last bits between mathematical libraries. Code of a run: frames of 32 Ki elements one after the other, then
-// zeros. A frame is
+// the code fills them; from frame to frame it is mended by a few percent at most, unless frames differ. What a code
+// says is the same on every machine; which step is found for a gradient may differ in its last bits between
+// mathematical libraries. Code of a run: frames of 32 Ki elements one after the other, then zeros. A frame is
 //
 //   f32 step; 0: all elements are zero, NaN: one was not finite; nothing follows of those
 //   u8 first class, u8 last class, u8 frequency of each of them out of 256, if there are several
-//   u32 state x 8, u16 word ...: classes of groups, then levels; element and group i are of state i % 8
+//   u32 state x 32, u16 word ...: classes of groups, then levels (spelling.h); element and group i are of state i % 32
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -23,16 +23,17 @@
 #include "comm/codec/kernels.h"
 #include "comm/codec/level_model.h"
 #include "comm/codec/rans.h"
+#include "comm/codec/spelling.h"
 
 namespace shoal {
 namespace {
 
 constexpr int64_t kFrame = 32768, kFrameGroups = kFrame / kLevelGroup;
-constexpr int kStates = 8, kClassBits = 8;
-constexpr int64_t kFixed = 4 + 2 + 4 * kStates;  // bytes before a frame's words, without frequencies
-constexpr int64_t kHead = 48;                    // that are granted for it
+constexpr int kClassBits = 8;
+constexpr int64_t kFixed = 4 + 2 + 4 * kRansStates;  // bytes before a frame's words, without frequencies
+constexpr int64_t kHead = kFixed + 10;               // that are granted for it
 constexpr int64_t kWord = sizeof(uint16_t);
-constexpr int64_t kSpare = kWord;  // behind the last frame: RansReader reads that far
+constexpr int64_t kSpare = kSpellingSpare;  // behind the last frame
 constexpr int64_t kSampledGroups = 512;
 
 // In the unit of costs.
@@ -67,8 +68,10 @@ class Frame {
   bool has_levels() const { return finite && largest > 0; }
 
   float step() const { return step_; }
-  // Puts elements on the grid of a step, or of the least one on which no level is too large. Its cost, header included.
-  int64_t Quantise(float step);
+  // Puts elements on the grid of a step, or of the least one on which no level is too large.
+  void Quantise(float step);
+  // What Spell will take of that, about, header included.
+  int64_t Cost();
   // Puts elements on about the finest grid of a cost within `budget`, near `guess` if it can be. Its cost.
   int64_t Fit(float guess, int64_t budget);
   // A first guess, as if elements were normal.
@@ -76,7 +79,7 @@ class Frame {
     const double deviation = std::sqrt(squares / static_cast<double>(size));
     return static_cast<float>(std::min(4.13 * deviation * std::exp2(-bits), 1e38));
   }
-  // Of each group, after Quantise; without that of its class.
+  // Of each group, after Cost; without that of its class.
   const uint32_t* group_costs() const { return group_costs_; }
 
   // Makes the code of what Quantise or Fit did; its bytes. Then writes it; where it ends.
@@ -89,7 +92,6 @@ class Frame {
   int64_t groups() const { return (size + kLevelGroup - 1) / kLevelGroup; }
   uint32_t CostOfGroup(int64_t group) const;
   void CountClasses();
-  void PutLevels(RansWriter& words, uint32_t* states) const;
   void PutClasses(RansWriter& words, uint32_t* states) const;
 
   float step_ = 0;
@@ -98,9 +100,9 @@ class Frame {
   uint8_t classes_[kFrameGroups];
   int first_class_ = 0, last_class_ = 0;
   int class_frequency_[kLevelClasses];
-  uint32_t states_[kStates];
-  uint16_t words_[2 * (kFrame + kFrameGroups) + 1];  // filled from its end
-  const uint16_t* spelled_ = nullptr;
+  uint32_t states_[kRansStates];
+  uint16_t words_[2 * (kFrame + kFrameGroups) + kSpellingSpare / kWord];  // the last first
+  int64_t spelled_ = 0;                                                   // words
 };
 
 // Frequencies out of 2^kClassBits, at least 1 for each class there is.
@@ -137,7 +139,7 @@ uint32_t Frame::CostOfGroup(int64_t group) const {
   return cost + static_cast<uint32_t>(n * of.shift * kCostUnit);
 }
 
-int64_t Frame::Quantise(float step) {
+void Frame::Quantise(float step) {
   constexpr float kMost = std::numeric_limits<float>::max();
   step_ = std::max(step, Least());
   // No level's value is infinite. On an infinite grid there is zero alone.
@@ -149,6 +151,9 @@ int64_t Frame::Quantise(float step) {
   LevelsRun(x, size, step_, most, levels_, sums_);
   for (int64_t g = 0; g < groups(); ++g) classes_[g] = static_cast<uint8_t>(LevelClassOf(sums_[g]));
   CountClasses();
+}
+
+int64_t Frame::Cost() {
   int64_t cost = CostOfBytes(kFixed);
   for (int64_t g = 0; g < groups(); ++g) cost += group_costs_[g] = CostOfGroup(g);
   if (first_class_ == last_class_) return cost;
@@ -172,7 +177,8 @@ int64_t Frame::Fit(float guess, int64_t budget) {
   auto step = static_cast<double>(std::max(guess, least));
   int64_t cost = 0;
   for (int i = 0; i < kTries; ++i) {
-    cost = Quantise(static_cast<float>(step));
+    Quantise(static_cast<float>(step));
+    cost = Cost();
     if (cost <= budget && (budget - cost <= close || step_ <= least)) return cost;
     (cost <= budget ? within : over) = step;
     const double apart = last > 0 ? std::log2(step / last) : 0;
@@ -187,51 +193,8 @@ int64_t Frame::Fit(float guess, int64_t budget) {
     if (step > static_cast<double>(std::numeric_limits<float>::max())) break;
   }
   if (cost <= budget) return cost;
-  if (std::isfinite(within)) return Quantise(static_cast<float>(within));
-  return Quantise(std::numeric_limits<float>::infinity());
-}
-
-template <bool kShifted>
-void PutLevel(const LevelClass& of, int level, RansWriter& words, uint32_t& state) {
-  const int shift = kShifted ? of.shift : 0, high = HighPart(level, shift);
-  const RansSymbol* const symbols = of.table->symbols.data();
-  if (std::abs(high) > of.table->reach) [[unlikely]] {
-    const auto whole = static_cast<uint32_t>(static_cast<uint16_t>(level));
-    words.PutBits(state, whole & ((1U << kBeyondBits) - 1), kBeyondBits);
-    words.PutBits(state, whole >> kBeyondBits, kBeyondBits);
-    words.Put(state, symbols[kBeyond]);
-    return;
-  }
-  if constexpr (kShifted) words.PutBits(state, LowPart(level, shift), shift);
-  words.Put(state, symbols[high + kReach]);
-}
-template <bool kShifted>
-[[gnu::always_inline]] inline void PutGroup(const LevelClass& of, const int16_t* levels, RansWriter& words,
-                                            uint32_t* state) {
-  for (int row = kLevelGroup - kStates; row >= 0; row -= kStates) {
-#pragma GCC unroll 8
-    for (int i = kStates - 1; i >= 0; --i) PutLevel<kShifted>(of, levels[row + i], words, state[i]);
-  }
-}
-
-void Frame::PutLevels(RansWriter& words, uint32_t* states) const {
-  const int64_t whole = size / kLevelGroup;
-  if (const LevelClass of = whole < groups() ? LevelClasses()[classes_[whole]] : LevelClass(); of.table != nullptr) {
-    for (int64_t i = size - 1; i >= whole * kLevelGroup; --i)
-      PutLevel<true>(of, levels_[i], words, states[i % kStates]);
-  }
-  uint32_t state[kStates];  // in registers
-  std::copy(states, states + kStates, state);
-  for (int64_t g = whole - 1; g >= 0; --g) {
-    const LevelClass of = LevelClasses()[classes_[g]];
-    if (of.table == nullptr) continue;
-    if (of.shift == 0) {
-      PutGroup<false>(of, levels_ + g * kLevelGroup, words, state);
-    } else {
-      PutGroup<true>(of, levels_ + g * kLevelGroup, words, state);
-    }
-  }
-  std::copy(state, state + kStates, states);
+  Quantise(std::isfinite(within) ? static_cast<float>(within) : std::numeric_limits<float>::infinity());
+  return Cost();
 }
 
 void Frame::PutClasses(RansWriter& words, uint32_t* states) const {
@@ -243,17 +206,22 @@ void Frame::PutClasses(RansWriter& words, uint32_t* states) const {
     if (frequency > 0) symbols[c] = RansSymbol::Of(start, frequency, kClassBits);
     start += frequency;
   }
-  for (int64_t g = groups() - 1; g >= 0; --g) words.Put(states[g % kStates], symbols[classes_[g]]);
+  for (int64_t g = groups() - 1; g >= 0; --g) words.Put(states[g % kRansStates], symbols[classes_[g]], kClassBits);
 }
 
 int64_t Frame::Spell() {
-  std::fill_n(states_, kStates, kRansLeast);
-  RansWriter words{std::end(words_)};
-  PutLevels(words, states_);
+  std::fill_n(states_, kRansStates, kRansLeast);
+  RansWriter words{words_};
+  const int64_t whole = size / kLevelGroup;
+  if (whole < groups()) {
+    const auto rest = static_cast<int>(size - whole * kLevelGroup);
+    SpellGroup(levels_ + whole * kLevelGroup, rest, LevelClasses()[classes_[whole]], states_, words);
+  }
+  SpellGroups(levels_, classes_, whole, states_, words);
   PutClasses(words, states_);
-  spelled_ = words.at;
+  spelled_ = words.at - words_;
   const int64_t several = first_class_ == last_class_ ? 0 : last_class_ - first_class_ + 1;
-  return kFixed + several + (std::end(words_) - spelled_) * kWord;
+  return kFixed + several + spelled_ * kWord;
 }
 
 uint8_t* Frame::Write(uint8_t* at) const {
@@ -265,9 +233,8 @@ uint8_t* Frame::Write(uint8_t* at) const {
     *at++ = static_cast<uint8_t>(class_frequency_[c]);
   std::memcpy(at, states_, sizeof(states_));
   at += sizeof(states_);
-  const auto bytes = static_cast<size_t>(std::end(words_) - spelled_) * kWord;
-  std::memcpy(at, spelled_, bytes);
-  return at + bytes;
+  for (int64_t i = spelled_ - 1; i >= 0; --i, at += kWord) std::memcpy(at, words_ + i, kWord);
+  return at;
 }
 
 Frame& ThreadsFrame() {
@@ -278,7 +245,7 @@ Frame& ThreadsFrame() {
 int64_t FramesOf(int64_t size) { return (size + kFrame - 1) / kFrame; }
 
 int64_t BytesOf(double bits, int64_t size) {
-  return FramesOf(size) * kHead + static_cast<int64_t>(std::ceil(bits * static_cast<double>(size) / 8));
+  return FramesOf(size) * kHead + kSpare + static_cast<int64_t>(std::ceil(bits * static_cast<double>(size) / 8));
 }
 
 // A run of one frame, or of several a sample: groups that lie as far apart as they can.
@@ -326,12 +293,15 @@ class Pace {
     step_ = sample.StepOf(bits, frame.Guess(bits));
     costs_ = sample.Costs();
     for (const double cost : costs_) expected_to_come_ += cost;
-    prior_ = expected_to_come_ / 8;
+    // The sample's own word weighs as much as an eighth of the run.
+    spent_ = expected_ = expected_to_come_ / 8;
+    elements_ = static_cast<double>(input.size) / 8;
   }
-  // Puts the next frame on its grid, with `room` bytes for it and all behind it.
-  void Take(double bits, int64_t room, Frame& frame) {
+  // Puts the next frame on its grid and spells it, with `room` bytes for it and all behind it. Its bytes.
+  int64_t Take(double bits, int64_t room, Frame& frame) {
+    int64_t bytes = 0;
     const bool last = to_come_ == frame.size;
-    const double expected = costs_.empty() ? 0 : costs_[next_];
+    const double expected = costs_.empty() ? 0 : costs_[next_++];
     expected_to_come_ -= expected;
     if (!frame.has_levels()) {
       expected_ += expected;
@@ -339,30 +309,55 @@ class Pace {
       const double share = static_cast<double>(frame.size) / static_cast<double>(to_come_);
       frame.Fit(step_ > 0 ? step_ : frame.Guess(bits),
                 static_cast<int64_t>(share * static_cast<double>(CostOfBytes(room))));
+      bytes = frame.Spell();
     } else {
-      int64_t cost = frame.Quantise(step_);
-      const double behind = expected_to_come_ * (spent_ + prior_) / (expected_ + prior_);
-      const double octaves = (static_cast<double>(cost - CostOfBytes(room)) + behind) /
-                             (kBitsPerOctave * kCostUnit * static_cast<double>(to_come_));
-      if (std::abs(octaves) > kLeastOctaves) {
-        step_ = static_cast<float>(static_cast<double>(step_) * std::exp2(std::clamp(octaves, -1.0, 1.0)));
-        cost = frame.Quantise(step_);
+      frame.Quantise(step_);
+      bytes = frame.Spell();
+      double octaves = OctavesOver(bytes, room, expected, to_come_);
+      if (std::abs(octaves) > kFarOff) {
+        Mend(octaves);
+        frame.Quantise(step_);
+        bytes = frame.Spell();
       }
-      spent_ += static_cast<double>(cost);
+      octaves = OctavesOver(bytes, room, expected, to_come_ - frame.size);
+      spent_ += static_cast<double>(CostOfBytes(bytes));
       expected_ += expected;
+      elements_ += static_cast<double>(frame.size);
+      if (std::abs(octaves) < kFarOff) Mend(octaves);
     }
     to_come_ -= frame.size;
-    ++next_;
+    // Frames are fitted by what they should cost; words may be a few more.
+    while (bytes > room) {
+      frame.Quantise(1.01F * frame.step());
+      bytes = frame.Spell();
+    }
+    return bytes;
   }
 
  private:
   static constexpr double kBitsPerOctave = 0.8;  // of an element: some levels are zero whatever the step
-  static constexpr double kLeastOctaves = 0.01;
-  int64_t to_come_;                                                     // elements
-  size_t next_ = 0;                                                     // frame
-  float step_ = 0;                                                      // 0: a sample tells nothing
-  std::vector<double> costs_;                                           // [frame], expected of the sample
-  double expected_to_come_ = 0, expected_ = 0, spent_ = 0, prior_ = 0;  // `prior_`: what the sample's own word weighs
+  static constexpr double kFarOff = 0.1;         // octaves; what is less is left to the frames behind
+
+  // By how much the step is too small if `elements` are to make up for what is too much, after a frame of `bytes`.
+  double OctavesOver(int64_t bytes, int64_t room, double expected, int64_t elements) const {
+    const double taken = expected_ + expected, spent = spent_ + static_cast<double>(CostOfBytes(bytes));
+    const double behind = taken > 0 ? expected_to_come_ * spent / taken : 0;
+    return (static_cast<double>(CostOfBytes(bytes - room)) + behind) /
+           (kBitsPerOctave * kCostUnit * static_cast<double>(elements));
+  }
+  // Another step, and what would have been spent with it.
+  void Mend(double octaves) {
+    octaves = std::clamp(octaves, -1.0, 1.0);
+    step_ = static_cast<float>(static_cast<double>(step_) * std::exp2(octaves));
+    spent_ = std::max(spent_ - octaves * kBitsPerOctave * kCostUnit * elements_, spent_ / 4);
+  }
+
+  int64_t to_come_;                             // elements
+  size_t next_ = 0;                             // frame
+  float step_ = 0;                              // 0: a sample tells nothing
+  std::vector<double> costs_;                   // [frame], expected of the sample
+  double expected_to_come_ = 0, expected_ = 0;  // costs of frames to come, and of those taken
+  double spent_ = 0, elements_ = 0;             // on what was taken, and how much it was
 };
 
 class Ecsq : public Codec {
@@ -396,8 +391,6 @@ class Ecsq : public Codec {
         if (left != nullptr) std::copy(frame.x, frame.x + frame.size, left);
         continue;
       }
-      // Costs are those of the model; words may be a few more.
-      while (frame.Spell() > room) frame.Quantise(1.01F * frame.step());
       at = frame.Write(at);
       encoded.error_squares += frame.Errors(left);
     }
@@ -438,68 +431,33 @@ void DecodeClasses(RansReader& reader, int first, int last, int64_t groups, uint
   constexpr uint32_t kAll = 1U << kClassBits;
   uint8_t found[kAll] = {};
   uint32_t start[kLevelClasses] = {}, frequency[kLevelClasses] = {}, sum = 0;
-  const uint8_t* const frequencies = reader.at - 4 * kStates - (last - first + 1);
+  const uint8_t* const frequencies = reader.at - 4 * kRansStates - (last - first + 1);
   for (int c = first; c <= last; ++c) {
     start[c] = sum;
     frequency[c] = frequencies[c - first];
     for (uint32_t i = 0; i < frequency[c]; ++i) found[sum++] = static_cast<uint8_t>(c);
   }
   for (int64_t g = 0; g < groups; ++g) {
-    uint32_t& state = states[g % kStates];
+    uint32_t& state = states[g % kRansStates];
     const uint32_t slot = state & (kAll - 1);
     classes[g] = found[slot];
     reader.Take(state, frequency[classes[g]], slot - start[classes[g]], kClassBits);
   }
 }
 
-template <bool kShifted>
-int16_t TakeLevel(const LevelClass& of, RansReader& reader, uint32_t& state) {
-  constexpr uint32_t kField = (1U << kLevelBits) - 1;
-  const uint32_t entry = of.table->found[state & kField];
-  const auto symbol = static_cast<int>(entry >> 2 * kLevelBits);
-  reader.Take(state, entry & kField, entry >> kLevelBits & kField, kLevelBits);
-  if (symbol == kBeyond) [[unlikely]] {
-    const uint32_t high = reader.TakeBits(state, kBeyondBits), low = reader.TakeBits(state, kBeyondBits);
-    return static_cast<int16_t>(high << kBeyondBits | low);
-  }
-  const int shift = kShifted ? of.shift : 0;
-  const uint32_t low = kShifted ? reader.TakeBits(state, shift) : 0;
-  return static_cast<int16_t>(WholeLevel(symbol - kReach, low, shift));
-}
-template <bool kShifted>
-[[gnu::always_inline]] inline void TakeGroup(const LevelClass& of, RansReader& reader, uint32_t* state,
-                                             int16_t* levels) {
-  for (int row = 0; row < kLevelGroup; row += kStates) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kStates; ++i) levels[row + i] = TakeLevel<kShifted>(of, reader, state[i]);
-  }
-}
-
 void Ecsq::DecodeLevels(RansReader& reader, int64_t n, int16_t* levels) {
   const int first = *reader.at++, last = *reader.at++;
   if (first != last) reader.at += last - first + 1;
-  uint32_t states[kStates], state[kStates];  // in memory; in registers
+  uint32_t states[kRansStates];
   std::memcpy(states, reader.at, sizeof(states));
   reader.at += sizeof(states);
   const int64_t groups = (n + kLevelGroup - 1) / kLevelGroup, whole = n / kLevelGroup;
   uint8_t classes[kFrameGroups];
   DecodeClasses(reader, first, last, groups, states, classes);
-  std::copy(states, states + kStates, state);
-  for (int64_t g = 0; g < whole; ++g, levels += kLevelGroup) {
-    const LevelClass of = LevelClasses()[classes[g]];
-    if (of.table == nullptr) {
-      std::fill_n(levels, kLevelGroup, int16_t{0});
-    } else if (of.shift == 0) {
-      TakeGroup<false>(of, reader, state, levels);
-    } else {
-      TakeGroup<true>(of, reader, state, levels);
-    }
-  }
-  std::copy(state, state + kStates, states);
-  for (int64_t i = whole * kLevelGroup; i < n; ++i) {
-    const LevelClass of = LevelClasses()[classes[whole]];
-    *levels++ = of.table == nullptr ? int16_t{0} : TakeLevel<true>(of, reader, states[i % kStates]);
-  }
+  ReadGroups(reader, classes, whole, states, levels);
+  if (whole == groups) return;
+  const auto rest = static_cast<int>(n - whole * kLevelGroup);
+  ReadGroup(reader, rest, LevelClasses()[classes[whole]], states, levels + whole * kLevelGroup);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ namespace shoal {
 
 constexpr int kLevelGroup = 32;
 constexpr int kLevelClasses = 42;  // 0: all levels are zero; c: their magnitudes' sum is about 2^((c - 1) / 2)
-constexpr int kLevelBits = 11;     // frequencies are out of 2^11
+constexpr int kLevelBits = 11;     // frequencies are out of 2^11; no more than kMostRansBits
 constexpr int kMostLevel = 32000;  // of a magnitude
 constexpr int kReach = 31;         // a table's own symbols are at most those of -31..31, and one for what is beyond
 constexpr int kBeyond = 63;        // that one

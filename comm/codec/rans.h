@@ -1,9 +1,8 @@
 // Asymmetric numeral systems, range variant (rANS: Duda, arXiv 1311.2540), on states of 31 bits that pass words of 16.
 //
-// A symbol takes the range [start, start + frequency) out of 2^bits. Encoding runs from the last symbol to the first
-// and writes words from the end of a buffer to its front; decoding reads them forward. Several states that take turns
-// share one run of words: what one state waits for, the others use. Pure integer arithmetic: equal bytes on all
-// machines.
+// A symbol takes the range [start, start + frequency) out of 2^bits. Encoding runs from the last symbol to the first;
+// decoding reads the words in the reverse of the order they were written in. Several states that take turns share one
+// run of words: what one state waits for, the others use. Pure integer arithmetic: equal bytes on all machines.
 #pragma once
 
 #include <bit>
@@ -12,42 +11,35 @@
 namespace shoal {
 
 constexpr uint32_t kRansLeast = uint32_t{1} << 15;  // of a state between symbols; the most is 2^31 - 1
+constexpr int kMostRansBits = 11;                   // that frequencies are out of, as a power of two
 
 // One symbol, with a division by its frequency made ready as a multiplication (exact for states below 2^31).
 struct RansSymbol {
-  uint32_t limit = 0;       // a state from here on passes a word first
   uint32_t reciprocal = 0;  // ceil(2^(31 + shift) / frequency)
-  uint32_t bias = 0;
-  uint16_t complement = 0;  // 2^bits - frequency
-  uint16_t shift = 0;
+  uint32_t rest = 0;        // shift << 23 | bias << 11 | frequency
 
-  // 1 <= frequency < 2^bits, bits <= 15.
+  // 1 <= frequency < 2^bits.
   static RansSymbol Of(uint32_t start, uint32_t frequency, int bits) {
-    RansSymbol s;
-    s.limit = frequency << (31 - bits);
-    s.complement = static_cast<uint16_t>((uint32_t{1} << bits) - frequency);
-    if (frequency == 1) {
-      // The quotient is taken for one less than the state, and the bias brings the rest.
-      s.reciprocal = ~uint32_t{0};
-      s.bias = start + (uint32_t{1} << bits) - 1;
-      return s;
-    }
+    // Of frequency 1 the quotient is taken for one less than the state, and the bias brings the rest.
+    if (frequency == 1) return {~uint32_t{0}, (start + (uint32_t{1} << bits) - 1) << kMostRansBits | 1};
     const int log = std::bit_width(frequency - 1);
-    s.reciprocal = static_cast<uint32_t>(((uint64_t{1} << (log + 31)) + frequency - 1) / frequency);
-    s.shift = static_cast<uint16_t>(log - 1);
-    s.bias = start;
-    return s;
+    return {static_cast<uint32_t>(((uint64_t{1} << (log + 31)) + frequency - 1) / frequency),
+            static_cast<uint32_t>(log - 1) << (2 * kMostRansBits + 1) | start << kMostRansBits | frequency};
   }
+  uint32_t frequency() const { return rest & ((uint32_t{1} << kMostRansBits) - 1); }
+  uint32_t bias() const { return rest >> kMostRansBits & ((uint32_t{2} << kMostRansBits) - 1); }
+  uint32_t shift() const { return rest >> (2 * kMostRansBits + 1); }
 };
 
-// Where words go, the last first; there is room for one more than are passed.
+// Where words go; there is room for one more than are passed.
 struct RansWriter {
-  uint16_t* at;  // the word written last
+  uint16_t* at;  // the next word
 
-  void Put(uint32_t& state, const RansSymbol& symbol) {
-    Pass(state, symbol.limit);
+  void Put(uint32_t& state, const RansSymbol& symbol, int bits) {
+    const uint32_t frequency = symbol.frequency();
+    Pass(state, frequency << (31 - bits));
     const auto high = static_cast<uint32_t>(uint64_t{state} * symbol.reciprocal >> 32);
-    state += symbol.bias + (high >> symbol.shift) * symbol.complement;
+    state += symbol.bias() + (high >> symbol.shift()) * ((uint32_t{1} << bits) - frequency);
   }
   // `count` <= 15 bits that are as likely as any others.
   void PutBits(uint32_t& state, uint32_t bits, int count) {
@@ -59,8 +51,8 @@ struct RansWriter {
   // A word is written whether it is passed or not: which is as random as the code, and no branch would be foreseen.
   void Pass(uint32_t& state, uint32_t limit) {
     const int passed = state >= limit ? 1 : 0;
-    at[-1] = static_cast<uint16_t>(state);
-    at -= passed;
+    *at = static_cast<uint16_t>(state);
+    at += passed;
     state >>= 16 * passed;
   }
 };

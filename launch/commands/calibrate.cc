@@ -148,10 +148,11 @@ absl::Status Calibrate(const CalibrateArgs& args, Communicator& world) {
       peak = std::max(peak, MeasureProductPeak(*rank.pool, dtype));
     }
     SHOAL_ASSIGN_OR_RETURN(const ExchangeCosts exchange, MeasureCosts(world, rank.pool->threads()));
+    SHOAL_ASSIGN_OR_RETURN(const std::string hosts, HostsOf(world));
     if (!first) return absl::OkStatus();
     Calibration calibration = fit.Fit();
     calibration.exchange = exchange;
-    calibration.key = {HostName(), world.size(), rank.pool->threads(), compute};
+    calibration.key = {hosts, world.size(), rank.pool->threads(), compute};
     calibration.product_peak = peak;
     SHOAL_RETURN_IF_ERROR(WriteCalibration(args.out, calibration));
     std::cout << absl::StrFormat("%-86s %10s %10s\n",

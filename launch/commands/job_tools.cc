@@ -115,6 +115,11 @@ int RunValidate(const JobArgs& args) {
 
 namespace {
 
+// Of the ranks that a plan is for: on this host, or, where the user names a calibration, on the hosts that it is of.
+CalibrationKey KeyOfPlan(const config::Job& job, int ranks, int threads) {
+  return {job.runtime().has_calibration() ? "" : HostName(), ranks, threads, job.runtime().compute()};
+}
+
 // What parallel.sequence would make of the first step, by the costs that are known without measuring.
 absl::StatusOr<std::string> SequenceText(config::Job job, int ranks, int threads) {
   config::SequenceConfig& config = *job.mutable_parallel()->mutable_sequence();
@@ -122,10 +127,9 @@ absl::StatusOr<std::string> SequenceText(config::Job job, int ranks, int threads
   const auto world = FakeWorld(0, ranks);
   SHOAL_ASSIGN_OR_RETURN(const auto mesh, Mesh::Create(*world, {}));
   std::string text;
-  SHOAL_ASSIGN_OR_RETURN(
-      const SequenceSpreading sequences,
-      SequencesFor(
-          job, {HostName(), ranks, threads, job.runtime().compute()}, [] { return 0.0; }, *mesh, *world, &text));
+  SHOAL_ASSIGN_OR_RETURN(const SequenceSpreading sequences,
+                         SequencesFor(
+                             job, KeyOfPlan(job, ranks, threads), [] { return 0.0; }, *mesh, *world, &text));
   if (const std::string modes = SequenceModesText(job, ranks); !modes.empty()) absl::StrAppend(&text, "\n", modes);
   const auto workload = OpenWorkload(job);
   if (!workload.ok()) return absl::StrCat(text, "\nthe first step is not planned: ", workload.status().message(), "\n");
@@ -194,18 +198,21 @@ int RunPlan(const JobArgs& args, int ranks) {
   std::cout << absl::StrFormat("one step of a rank, its sequences as long as may be: %d micro-batches, %.3g FLOPs\n",
                                static_cast<int>(batches.size()), cost.flops());
   const bool named = job->runtime().has_calibration();
-  const auto calibration = FindCalibration(named ? job->runtime().calibration() : CalibrationPath(),
-                                           {HostName(), ranks, threads, job->runtime().compute()},
-                                           named ? CalibrationFile::kNamed : CalibrationFile::kUsual);
+  const auto calibration =
+      FindCalibration(named ? job->runtime().calibration() : CalibrationPath(), KeyOfPlan(*job, ranks, threads),
+                      named ? CalibrationFile::kNamed : CalibrationFile::kUsual);
   if (!calibration.ok()) {
     if (named || !absl::IsNotFound(calibration.status())) return Fail(calibration.status());
     std::cout << "step time is not predicted: " << calibration.status().message() << "\n";
     return 0;
   }
   if (calibration->exchange.ranks == ranks) std::cout << ExchangeTable(*job, calibration->exchange);
-  ThreadPool pool(threads);
-  const DType dtype = choice.compute == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32;
-  const auto seconds = calibration->StepSeconds(cost, MeasureProductPeak(pool, dtype));
+  double peak = calibration->product_peak;  // of other hosts: as they were
+  if (calibration->key.hosts == HostName()) {
+    ThreadPool pool(threads);
+    peak = MeasureProductPeak(pool, choice.compute == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32);
+  }
+  const auto seconds = calibration->StepSeconds(cost, peak);
   if (!seconds.ok()) return Fail(seconds.status());
   std::cout << absl::StrFormat("step time of %s: %.0f ms\n", calibration->key.Text(), *seconds * 1e3);
   return 0;

@@ -95,13 +95,32 @@ TEST(Calibration, FileKeepsOneEntryPerKeyAndNamesWhatIsMissing) {
   EXPECT_EQ(found->ops.at("Add").byte, 1e-10);
   // A file that the user names and that is of another machine is refused, with both.
   CalibrationKey elsewhere = one.key;
-  elsewhere.host = "other";
+  elsewhere.hosts = "other";
   const absl::Status refused = FindCalibration(path, elsewhere, CalibrationFile::kNamed).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(refused));
   EXPECT_THAT(refused.message(), HasSubstr("is of 2 ranks x 1 thread, FP32, on node; of 2 ranks x 4 threads"));
   EXPECT_THAT(refused.message(), HasSubstr("this run is of 2 ranks x 1 thread, FP32, on other"));
+  // Whoever looks for no host in particular, as plans for a cluster do elsewhere, takes what fits otherwise.
+  CalibrationKey anywhere = one.key;
+  anywhere.hosts = "";
+  EXPECT_EQ(FindCalibration(path, anywhere, CalibrationFile::kNamed)->step_seconds, 0.75);
+  anywhere.ranks = 3;
+  EXPECT_THAT(FindCalibration(path, anywhere, CalibrationFile::kNamed).status().message(),
+              HasSubstr("this run is of 3 ranks x 1 thread, FP32, on any host"));
   std::ofstream(path) << "[{";
   EXPECT_TRUE(absl::IsDataLoss(FindCalibration(path, one.key).status()));
+}
+
+// Four ranks on one host are not four ranks on four, which begin on the same one.
+TEST(Calibration, KeysTellWhereAllRanksAre) {
+  EXPECT_EQ(HostsText({"a", "a", "a"}), "a");
+  EXPECT_EQ(HostsText({"a", "a", "b", "b"}), "a x 2, b x 2");
+  EXPECT_EQ(HostsText({"a", "b", "a"}), "a x 1, b x 1, a x 1");
+  CalibrationKey key{HostsText({"a", "b", "c", "d", "e", "f"}), 6, 1, config::RuntimeConfig::FP32};
+  const std::string six = key.Text();
+  EXPECT_THAT(six, HasSubstr("on a x 1, b x 1, c x 1, d x 1 and 2 more (#"));
+  key.hosts = HostsText({"a", "b", "c", "d", "e", "g"});
+  EXPECT_NE(key.Text(), six);
 }
 
 TEST(Calibration, CostsOfCollectivesAndCodecsAreKept) {

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "comm/world.h"
 #include "parallel/checkpoint/checkpoint_store.h"
 #include "runtime/base/rng.h"
@@ -185,6 +186,48 @@ TEST(CompressionControl, PlansAfterWarmUpWithinTheBudgetForFewerBytes) {
         EXPECT_LE(seen.errors[step], 1.1 * seen.plans[0].relative_budget) << "step " << step + 1;
       EXPECT_THAT(seen.json, HasSubstr("\"layers\":[\"a.weight\",\"b.weight\",\"c.weight\",\"d.weight\"]"));
     }
+  }
+}
+
+// The first plan's exposed time is foretold from exact steps. Once its own are measured they are what it is foretold
+// from, also where nothing is worth a new plan.
+TEST(CompressionControl, APlanThatStaysForetellsItsTimeAnew) {
+  Steps run{.config = Planned(CompressionConfig::LGRECO_TIME), .steps = 20};
+  run.config.set_error_budget(1e-9);  // that exact codes alone are within, so that every plan is the first
+  Seen seen;
+  const absl::Status status = Go(run, seen);
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_GE(seen.news.size(), 2U);
+  EXPECT_THAT(seen.news[0], HasSubstr("compression plan 1: "));
+  EXPECT_THAT(seen.news.back(), HasSubstr("compression plan 1 stays: a new one would be worth less than 2 %"));
+  for (const LayerPlan& plan : seen.plans) {
+    EXPECT_EQ(plan.exposed_seconds, seen.plans[0].exposed_seconds) << "ranks foretell different times";
+    EXPECT_THAT(seen.news.back(), HasSubstr(absl::StrFormat("%.0f ms exposed predicted", plan.exposed_seconds * 1e3)));
+  }
+}
+
+// Quarters of the squared budget, each from a plan of its own; then as without a ramp.
+TEST(CompressionControl, TheBudgetGrowsOverTheRamp) {
+  Steps run{.steps = 40};
+  run.config.set_ramp_steps(20);
+  Seen ramped, plain;
+  ASSERT_TRUE(Go(run, ramped).ok());
+  ASSERT_TRUE(Go({.steps = 40}, plain).ok());
+  ASSERT_GE(ramped.news.size(), 4U);
+  for (const auto& [at, step] : {std::pair{0, 6}, {1, 11}, {2, 16}, {3, 21}})
+    EXPECT_THAT(ramped.news[static_cast<size_t>(at)], testing::StartsWith(absl::StrCat(step, ": compression plan ")));
+  const auto mean = [](const Seen& seen, int64_t first, int64_t steps) {
+    double sum = 0;
+    for (int64_t s = first; s < first + steps; ++s) sum += std::pow(seen.errors[static_cast<size_t>(s - 1)], 2);
+    return sum / static_cast<double>(steps);
+  };
+  const double all = std::pow(plain.plans[0].relative_budget, 2);
+  double before = 0;
+  for (const auto& [first, share] : {std::pair{6, 0.25}, {11, 0.5}, {16, 0.75}, {26, 1.0}}) {
+    const double now = mean(ramped, first, 5);
+    EXPECT_LE(now, 1.15 * share * all) << "steps from " << first;
+    EXPECT_GT(now, before) << "steps from " << first;
+    before = now;
   }
 }
 
