@@ -32,7 +32,15 @@ std::shared_ptr<char> ScratchPool::Take(int64_t bytes) {
 }
 
 absl::Status Operation::Wait() {
-  finished_.Wait();
+  if (!Done() && waiting_ != nullptr) {
+    // Not a pointer to the engine, which may be gone when this returns.
+    const std::shared_ptr<std::atomic<int>> waiting = waiting_;
+    ++*waiting;
+    finished_.Wait();
+    --*waiting;
+  } else {
+    finished_.Wait();
+  }
   return status_;
 }
 
@@ -62,6 +70,7 @@ Engine::~Engine() {
 
 void Engine::Submit(const Queue& queue, std::shared_ptr<Operation> operation) {
   operation->submitted_ = Clock::now();
+  operation->waiting_ = waiting_;
   if (recorder_ != nullptr)
     operation->record_ =
         recorder_->Enter(operation->group, operation->sequence, operation->op, operation->tag, operation->bytes,
@@ -213,12 +222,19 @@ void Engine::Loop() {
     }
     if (moved) {
       idle = 0;
-    } else if (++idle < 16) {
-      std::this_thread::yield();
-    } else {
-      // Asking takes CPU from who computes; what has not moved for 5 ms is long.
-      std::this_thread::sleep_for(std::chrono::microseconds(idle < 116 ? 50 : 250));
+      continue;
     }
+    // Asking takes CPU from who computes: it is done seldom while nobody waits here, and what has not moved for 5 ms is
+    // long.
+    ++idle;
+    const bool awaited = *waiting_ > 0;
+    if (idle < (awaited ? 16 : 2)) {
+      std::this_thread::yield();
+      continue;
+    }
+    const auto pause = std::chrono::microseconds(awaited ? (idle < 116 ? 50 : 250) : (idle < 27 ? 200 : 1000));
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (!stop_) changed_.wait_for(lock, pause);
   }
 }
 

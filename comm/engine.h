@@ -75,7 +75,8 @@ class Operation : public Work, public std::enable_shared_from_this<Operation> {
   bool Held() const { return after != nullptr && !after->Done(); }
   void Finish(absl::Status status);
   HostEvent finished_;
-  absl::Status status_;  // written before finished_ is set, like seconds_
+  std::shared_ptr<std::atomic<int>> waiting_;  // the engine's
+  absl::Status status_;                        // written before finished_ is set, like seconds_
   double seconds_ = 0;
   std::chrono::steady_clock::time_point submitted_;
   double begun_ = 0;  // SteadySeconds; 0: not yet
@@ -126,6 +127,7 @@ class Engine {
   std::vector<std::shared_ptr<Operation>> graveyard_;
   SpanSink* spans_ = nullptr;  // guarded by mutex_, also while it is used
   bool stop_ = false;
+  const std::shared_ptr<std::atomic<int>> waiting_ = std::make_shared<std::atomic<int>>(0);  // threads inside of Wait
   std::atomic<int> next_channel_{2};
   std::thread thread_;
 };
