@@ -326,9 +326,11 @@ class Pace {
       if (std::abs(octaves) < kFarOff) Mend(octaves);
     }
     to_come_ -= frame.size;
-    // Frames are fitted by what they should cost; words may be a few more.
+    // Frames are fitted by what they should cost, and words may be a few more; a frame unlike the others, many more.
     while (bytes > room) {
-      frame.Quantise(1.01F * frame.step());
+      const double octaves = static_cast<double>(CostOfBytes(bytes - room)) /
+                             (kBitsPerOctave * kCostUnit * static_cast<double>(frame.size));
+      frame.Quantise(frame.step() * static_cast<float>(std::exp2(std::max(octaves, 0.015))));
       bytes = frame.Spell();
     }
     return bytes;
