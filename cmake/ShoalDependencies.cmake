@@ -56,12 +56,14 @@ shoal_library(hwy hwy/highway.h hwy)
 shoal_need(hwy libhwy-dev 1.0)
 shoal_library(pcre2 pcre2.h pcre2-8)
 shoal_need(pcre2 libpcre2-dev 10.40)
-# Optional: without it `shoal plan` has quick bounds only.
+# Optional but for tests: without it `shoal plan` has quick bounds only.
 shoal_library(clp coin/ClpSimplex.hpp Clp)
 shoal_library(coinutils coin/CoinFinite.hpp CoinUtils)
 if(SHOAL_TESTS)
   find_package(GTest QUIET)
   shoal_need(GTest "libgtest-dev libgmock-dev" 1.12)
+  shoal_need(clp coinor-libclp-dev 1.17)  # bounds of plans are tested, not skipped
+  shoal_need(coinutils coinor-libcoinutils-dev 2.11)
 endif()
 
 if(SHOAL_MISSING)

@@ -16,8 +16,8 @@ namespace shoal {
 constexpr int kRansStates = kLevelGroup;
 constexpr int64_t kSpellingSpare = 16;  // bytes that are read beyond a code's last word, or written beyond it
 
-// Spells whole groups of levels, the last first. `classes` [groups], `states` [kRansStates]. What reads them takes the
-// words from the one that was written last to the first.
+// Spells whole groups of levels, the last first. `classes` [groups], `states` [kRansStates]. There is room for two
+// words a level and kSpellingSpare. What reads them takes the words from the one that was written last to the first.
 void SpellGroups(const int16_t* levels, const uint8_t* classes, int64_t groups, uint32_t* states, RansWriter& words);
 // The first `count` levels of a group, as SpellGroups would.
 void SpellGroup(const int16_t* levels, int count, const LevelClass& of, uint32_t* states, RansWriter& words);

@@ -4,8 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "parallel/linear_program.h"
-
 namespace shoal {
 namespace {
 
@@ -35,7 +33,6 @@ std::vector<PlanOutcome> Compare(const LengthBatches& read, PlanBounds bounds) {
 }
 
 TEST(PlanOutcomes, LinearProgramsTightenEveryPlannersBound) {
-  if (!HasLinearSolver()) GTEST_SKIP() << "built without CLP";
   const LengthBatches read = TwoBatches();
   auto outcomes = Compare(read, PlanBounds::kLp);
   const auto bounds = AddLpBounds(read, kRanks, ModelOfCosts(), outcomes);
@@ -52,7 +49,6 @@ TEST(PlanOutcomes, LinearProgramsTightenEveryPlannersBound) {
 }
 
 TEST(PlanOutcomes, ABoundThatAPlanContradictsIsDroppedAndItsGapUnknown) {
-  if (!HasLinearSolver()) GTEST_SKIP() << "built without CLP";
   const LengthBatches read = TwoBatches();
   auto outcomes = Compare(read, PlanBounds::kLp);
   // As cheap as no plan can be: without the longest sequence.
@@ -79,15 +75,6 @@ TEST(PlanOutcomes, ALongerSearchIsNoWorse) {
   EXPECT_EQ(outcomes[0].name, "flexsp");
   EXPECT_EQ(outcomes[1].name, "flexsp_x10");
   for (size_t i = 0; i < 2; ++i) EXPECT_LE(outcomes[1].steps[i].seconds, outcomes[0].steps[i].seconds);
-}
-
-TEST(PlanOutcomes, ThereIsASolverOrTheErrorNamesThePackage) {
-  const LengthBatches read = TwoBatches();
-  auto outcomes = Compare(read, PlanBounds::kQuick);
-  const absl::Status status = AddLpBounds(read, kRanks, ModelOfCosts(), outcomes).status();
-  EXPECT_EQ(status.ok(), HasLinearSolver()) << status;
-  if (HasLinearSolver()) return;
-  EXPECT_THAT(status.message(), HasSubstr("coinor-libclp-dev"));
 }
 
 }  // namespace

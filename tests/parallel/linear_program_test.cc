@@ -1,7 +1,6 @@
 // Linear programs: what duals prove, and branching, against optima known beforehand.
 #include "parallel/linear_program.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -83,7 +82,6 @@ TEST(LinearProgram, NarrowerBoundsOfColumnsProveMore) {
 }
 
 TEST(LinearProgram, BranchingReachesTheLeastOfWholeNumbers) {
-  if (!HasLinearSolver()) GTEST_SKIP() << "built without CLP";
   for (uint64_t seed = 0; seed < 30; ++seed) {
     Draws draw(seed);
     const LinearProgram program = Knapsack(draw, 3 + draw.Below(8));
@@ -105,7 +103,6 @@ TEST(LinearProgram, BranchingReachesTheLeastOfWholeNumbers) {
 
 // One of its halves is infeasible, which has to be proven for the other to count alone.
 TEST(LinearProgram, ABranchThatCannotBeIsProvenSo) {
-  if (!HasLinearSolver()) GTEST_SKIP() << "built without CLP";
   LinearProgram program;
   const int x = program.AddColumn(1, 1, 1), y = program.AddColumn(10, 1);
   const int row = program.AddRow(Sense::kAtLeast, 0.5);
@@ -120,19 +117,11 @@ TEST(LinearProgram, ABranchThatCannotBeIsProvenSo) {
 }
 
 TEST(LinearProgram, AProgramThatNothingMeetsIsAnError) {
-  if (!HasLinearSolver()) GTEST_SKIP() << "built without CLP";
   LinearProgram program;
   program.Add(program.AddRow(Sense::kAtLeast, 2), program.AddColumn(1, 1), 1);
   const auto solver = MakeLinearSolver(program);
   ASSERT_TRUE(solver.ok()) << solver.status();
   EXPECT_EQ(BoundIntegerProgram(program, **solver, 5).status().code(), absl::StatusCode::kInternal);
-}
-
-TEST(LinearProgram, ThereIsASolverOrTheErrorNamesThePackage) {
-  const absl::Status status = MakeLinearSolver(TwoColumns()).status();
-  EXPECT_EQ(status.code(), HasLinearSolver() ? absl::StatusCode::kOk : absl::StatusCode::kUnimplemented);
-  if (HasLinearSolver()) return;
-  EXPECT_THAT(status.message(), testing::HasSubstr("coinor-libclp-dev"));
 }
 
 }  // namespace

@@ -106,7 +106,6 @@ StepPlan RandomPlan(Draws& draw, absl::Span<const int32_t> lengths, int ranks, c
 }
 
 TEST(SequenceLp, BoundIsBelowTheOptimum) {
-  if (!HasLinearSolver()) GTEST_SKIP() << "built without CLP";
   double quick = 0, tightest = 0;
   const int instances = 250;
   for (uint64_t seed = 0; seed < instances; ++seed) {
@@ -150,7 +149,6 @@ TEST(SequenceLp, HasEveryPlanAtNoMoreThanItsCost) {
 }
 
 TEST(SequenceLp, BoundOfLargerBatchesIsBelowEveryPlan) {
-  if (!HasLinearSolver()) GTEST_SKIP() << "built without CLP";
   for (const int ranks : {1, 3, 8, 12, 64}) {
     for (uint64_t seed = 0; seed < 3; ++seed) {
       Draws draw(seed * 100 + static_cast<uint64_t>(ranks) + 71);
@@ -223,7 +221,6 @@ TEST(SequenceLp, Corners) {
     ASSERT_TRUE(step.ok()) << corner.name << ": " << step.status();
     ExpectPlanIsPoint(SequenceLp(corner.lengths, corner.ranks, corner.model), step->plan, corner.lengths, corner.model,
                       corner.name);
-    if (!HasLinearSolver()) continue;
     const auto bound = LpBound(corner.lengths, corner.ranks, corner.model);
     ASSERT_TRUE(bound.ok()) << corner.name << ": " << bound.status();
     EXPECT_LE(*bound, step->seconds) << corner.name;
