@@ -93,7 +93,7 @@ absl::StatusOr<std::unique_ptr<DataParallel>> DataParallel::Create(std::vector<c
     dp->flights_ = std::make_unique<GradientFlights>(
         dp->plan_, *arena, dp->grad_type(), [self = dp.get()](const GradientFlights::Flight& f) { self->Landed(f); });
   }
-  if (dp->Encodes()) dp->factored_ = std::make_unique<FactoredGradients>(mesh.gradients(), options.codecs->seed);
+  if (dp->Encodes()) dp->factored_ = std::make_unique<FactoredGradients>(mesh.gradients(0), options.codecs->seed);
   dp->shards_weights_ = stage >= 3;
   for (const Bucket& bucket : dp->plan_.buckets) SHOAL_RETURN_IF_ERROR(dp->CreateBucket(bucket));
   if (dp->shards_weights_) {
@@ -415,10 +415,10 @@ absl::Status DataParallel::StartReady() {
       buffers.work = StartEncoded(b.next_bucket, buffers.grads, buffers.owned, tag);
       continue;
     }
+    Communicator& lane = mesh_.gradients(b.next_bucket);
     buffers.work = options_.zero_stage == 0
-                       ? mesh_.gradients().AllReduce(buffers.grads, ReduceOp::kSum, {.tag = tag})
-                       : mesh_.gradients().ReduceScatterV(buffers.grads, bucket.counts, buffers.owned, ReduceOp::kSum,
-                                                          {.tag = tag});
+                       ? lane.AllReduce(buffers.grads, ReduceOp::kSum, {.tag = tag})
+                       : lane.ReduceScatterV(buffers.grads, bucket.counts, buffers.owned, ReduceOp::kSum, {.tag = tag});
   }
   return absl::OkStatus();
 }
@@ -451,9 +451,9 @@ absl::Status DataParallel::StartFlight(size_t bucket) {
   const Tensor in = flights_->Lend(whole);
   const Tensor later = block.defined() ? flights_->Lend(block) : in.Rows(begin, begin + count);
   const Tensor& out = first ? buffers.owned : later;
-  WorkPtr work =
-      Encodes() ? StartEncoded(bucket, in, out, tag)
-                : mesh_.gradients().ReduceScatterV(in, plan_.buckets[bucket].counts, out, ReduceOp::kSum, {.tag = tag});
+  WorkPtr work = Encodes() ? StartEncoded(bucket, in, out, tag)
+                           : mesh_.gradients(bucket).ReduceScatterV(in, plan_.buckets[bucket].counts, out,
+                                                                    ReduceOp::kSum, {.tag = tag});
   flights_->Depart(bucket, std::move(work), first ? Tensor() : block.defined() ? block : later);
   return absl::OkStatus();
 }
@@ -499,7 +499,7 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const Tensor& in, const Tensor
       observe_(plan_.buckets[bucket].params[run], input);
     };
   }
-  return mesh_.gradients().ReduceEncoded(
+  return mesh_.gradients(bucket).ReduceEncoded(
       {.in = in,
        .residual = !takes  ? Tensor()
                    : first ? buffers.residual
@@ -612,8 +612,8 @@ absl::Status DataParallel::PublishWeights(ThreadPool& pool) {
   std::vector<WorkPtr> works;
   for (size_t i = 0; i < plan_.buckets.size(); ++i) {
     if (options_.zero_stage == 0 || mesh_.size() == 1) continue;
-    works.push_back(mesh_.gradients().AllGatherV(OwnWeights(i), plan_.buckets[i].counts, buffers_->buckets[i].weights,
-                                                 {.tag = absl::StrCat("weight bucket ", i)}));
+    works.push_back(mesh_.gradients(i).AllGatherV(OwnWeights(i), plan_.buckets[i].counts, buffers_->buckets[i].weights,
+                                                  {.tag = absl::StrCat("weight bucket ", i)}));
   }
   absl::Status status;
   for (const WorkPtr& work : works) {

@@ -13,7 +13,9 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(Communicator& world, Epoch ep
   std::unique_ptr<Mesh> mesh(new Mesh());
   mesh->epoch_ = std::move(epoch);
   SHOAL_ASSIGN_OR_RETURN(mesh->control_, world.Split(0, world.rank(), "control"));
-  SHOAL_ASSIGN_OR_RETURN(mesh->gradients_, world.Split(0, world.rank(), "gradients"));
+  for (size_t i = 0; i < mesh->gradients_.size(); ++i) {
+    SHOAL_ASSIGN_OR_RETURN(mesh->gradients_[i], world.Split(0, world.rank(), absl::StrCat("gradients ", i)));
+  }
   SHOAL_ASSIGN_OR_RETURN(mesh->checkpoint_, world.Split(0, world.rank(), "checkpoint"));
   SHOAL_ASSIGN_OR_RETURN(mesh->parameters_, world.Split(0, world.rank(), "parameters"));
   for (int degree = 2; degree <= world.size(); degree *= 2) {

@@ -2,6 +2,7 @@
 // of two of ranks that lie inside it, a rank being in at most one of each degree. A later issue adds the expert axis.
 #pragma once
 
+#include <array>
 #include <memory>
 
 #include "comm/communicator.h"
@@ -25,9 +26,11 @@ class Mesh {
   int size() const { return control_->size(); }
   const Epoch& epoch() const { return epoch_; }
   Communicator& control() { return *control_; }        // step scalars, plans, hashes, liveness: the main thread
-  Communicator& gradients() { return *gradients_; }    // bucket reductions, gathers of ZeRO 1 and 2: the main thread
   Communicator& parameters() { return *parameters_; }  // parameter gathers of ZeRO 3: the main thread
   Communicator& checkpoint() { return *checkpoint_; }  // the checkpoint thread
+  // Bucket reductions, gathers of ZeRO 1 and 2: the main thread. Buckets take turns on two communicators: while the
+  // codes of one are made or summed, the link has the other's to carry.
+  Communicator& gradients(size_t bucket) { return *gradients_[bucket % gradients_.size()]; }
   // This rank's group of ranks [k degree, (k + 1) degree): the main thread. Null for degree 1, which needs none, and
   // where that group does not lie inside the mesh.
   Communicator* sequence_group(int degree) const;
@@ -35,7 +38,8 @@ class Mesh {
  private:
   Mesh() = default;
   Epoch epoch_;
-  std::unique_ptr<Communicator> control_, gradients_, parameters_, checkpoint_;
+  std::unique_ptr<Communicator> control_, parameters_, checkpoint_;
+  std::array<std::unique_ptr<Communicator>, 2> gradients_;
   std::vector<std::unique_ptr<Communicator>> groups_;  // [k]: of degree 2^(k+1)
 };
 
