@@ -16,12 +16,13 @@ if(SHOAL_SANITIZE STREQUAL "" OR SHOAL_FUZZERS)
 else()
   option(SHOAL_PRECOMPILE "Precompile common headers" ON)
 endif()
-# Sanitizer builds compile several sources together, which takes a third off their time: they parse the same headers. Others compile
-# each source alone, which shows that it includes what it uses. Names in unnamed namespaces must differ within a folder.
-if(SHOAL_SANITIZE STREQUAL "" OR SHOAL_FUZZERS)
-  option(SHOAL_UNITY "Compile several sources together" OFF)
+# Sanitizer builds, and tests in all builds, compile several sources together, which takes a third off their time: they parse the same
+# headers. The libraries of other builds compile each source alone, which shows that it includes what it uses. Names in unnamed
+# namespaces must differ within a folder.
+if(SHOAL_SANITIZE STREQUAL "")
+  option(SHOAL_UNITY "Compile several sources of a library together" OFF)
 else()
-  option(SHOAL_UNITY "Compile several sources together" ON)
+  option(SHOAL_UNITY "Compile several sources of a library together" ON)
 endif()
 set(CMAKE_UNITY_BUILD ${SHOAL_UNITY})
 set(CMAKE_UNITY_BUILD_BATCH_SIZE 8)
@@ -29,8 +30,9 @@ set(CMAKE_UNITY_BUILD_BATCH_SIZE 8)
 # -O2 also in Release: the kernels that want more say so by their dispatch target, and -O3 costs a third more build time.
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 add_compile_options(-Wall -Wextra -Werror)
-if(SHOAL_UNITY AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  add_compile_options(-Wno-subobject-linkage)  # of unnamed namespaces outside of the file that it is told to compile
+set(SHOAL_UNITY_OPTIONS $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)  # of unnamed namespaces outside of the file that it is told to compile
+if(SHOAL_UNITY)
+  add_compile_options(${SHOAL_UNITY_OPTIONS})
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   add_compile_options(-Wthread-safety)
