@@ -48,7 +48,8 @@ absl::StatusOr<CompressionPlan> PlanCompression(const CompressionProblem& proble
 absl::StatusOr<CompressionPlan> PlanByHullGreedy(const CompressionProblem& problem);
 absl::StatusOr<CompressionPlan> PlanByDynamicProgram(const CompressionProblem& problem, int buckets = 5000);
 
-// When communication overlaps with backward. Buckets travel one after the other, in order of readiness.
+// When communication overlaps with backward. Buckets count one after the other, in order of readiness: where two are
+// under way at once, seconds are those by which each puts off the last.
 struct OverlapProblem {
   CompressionProblem layers;           // costs in seconds
   std::vector<int> bucket_of;          // [layer] -> bucket

@@ -294,7 +294,7 @@ absl::Status CompressionControl::FinishTable(int64_t step) {
 }
 
 // What an active plan took, against what it was to take: of exchange from steps that encode nothing, of codecs from the
-// others.
+// others; of these only counts what the neighbour's travelling does not hide (Mesh::gradients).
 void CompressionControl::CorrectCosts() {
   double exchange = 0, codec = 0;
   for (size_t p = 0; p < params_.size(); ++p) {

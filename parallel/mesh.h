@@ -29,7 +29,8 @@ class Mesh {
   Communicator& parameters() { return *parameters_; }  // parameter gathers of ZeRO 3: the main thread
   Communicator& checkpoint() { return *checkpoint_; }  // the checkpoint thread
   // Bucket reductions, gathers of ZeRO 1 and 2: the main thread. Buckets take turns on two communicators: while the
-  // codes of one are made or summed, the link has the other's to carry.
+  // codes of one are made or summed, the link has the other's to carry. PowerSGD's factors
+  // all travel on that of bucket 0.
   Communicator& gradients(size_t bucket) { return *gradients_[bucket % gradients_.size()]; }
   // This rank's group of ranks [k degree, (k + 1) degree): the main thread. Null for degree 1, which needs none, and
   // where that group does not lie inside the mesh.

@@ -52,7 +52,7 @@ def cluster(rate, nodes=NODES):
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode != 0 or not lines:
             sys.exit(f"{' '.join(map(str, command))}\nexited {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-        # What other ranks say may follow on its line.
+        # Every rank of a peer prints its own, and two may share a line.
         return json.JSONDecoder().raw_decode(lines[-1])[0]
     try:
         yield on_all
