@@ -1,5 +1,6 @@
 """Figures of compressed gradient exchange: the planner, the exchange itself, bytes, quality, and steps on the virtual cluster."""
 import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -52,8 +53,7 @@ def cluster(rate, nodes=NODES):
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode != 0 or not lines:
             sys.exit(f"{' '.join(map(str, command))}\nexited {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-        # Every rank of a peer prints its own, and two may share a line.
-        return json.JSONDecoder().raw_decode(lines[-1])[0]
+        return json.loads(lines[-1])
     try:
         yield on_all
     finally:
@@ -92,19 +92,22 @@ def compression_steps():
     """Steps of the byte-LM, 4 nodes x 2 x 256 tokens on 0.45 cores each, at 0.1, 1 and 10 Gbit/s: codes against ours and DDP; on the Perl manual."""
     text_data()
     goals = {"100mbit": (2.5, 2.5), "1gbit": (1.3, 1.4), "10gbit": (0.98, 1.35)}
-    rows = []
     for rate in RATES:
+        rows = []
         steps = 5 if rate == "100mbit" else 12
         found = []
         with cluster(rate) as on_all, tempfile.TemporaryDirectory() as folder:
             job = shoal_job(pathlib.Path(folder), BYTELM, 2 * NODES, 256)
             job.write_text(job.read_text().replace(f"{folder}/data", str(ROOT / "build/data/perl-doc")))
             for _ in range(Options.repeats):
-                one = {name: shoal_on(on_all, job, name, steps) for name in EXCHANGES}
+                runs = {name: functools.partial(shoal_on, on_all, job, name, steps) for name in EXCHANGES}
                 if peers.torch():
-                    one["DDP fp32"] = torch_on(on_all, steps)
-                    one["DDP bf16"] = torch_on(on_all, steps, "--bf16-hook")
-                found.append(one)
+                    runs["DDP fp32"] = functools.partial(torch_on, on_all, steps)
+                    runs["DDP bf16"] = functools.partial(torch_on, on_all, steps, "--bf16-hook")
+                found.append({})
+                for name, measure in runs.items():
+                    found[-1][name] = measure()
+                    print(f"# {rate} {name}: {median(found[-1][name]):.3f} s", file=sys.stderr, flush=True)
         times = {name: [median(one[name]) for one in found] for name in found[0]}
 
         def spell(name):
@@ -129,7 +132,7 @@ def compression_steps():
         rows.append(row(f"steps_{rate}_prediction", spelled((1e3 * m for m in measured), "{:.0f}", "ms exposed"),
                         spelled((1e3 * p for p in predicted), "{:.0f}", "ms predicted"), [m / p for m, p in zip(measured, predicted) if p > 0],
                         "within max(15%, 2% of the step)", statistics.median(o / a for o, a in zip(off, allowed)) <= 1))
-    return rows
+        yield from rows  # those of a rate are shown before the next is begun
 
 
 def compression_bytes():

@@ -1,6 +1,6 @@
 """PyTorch's side of the step figures: the same transformer, optimizer and clipping as Shoal's, with PyTorch's best settings.
 
-Prints one JSON line: {"step_seconds": [...], "first_step_seconds": S, "tokens": N, "parameters": N, "peak_rss_bytes": N, "losses": [...]}, each
+Rank 0 prints one JSON line: {"step_seconds": [...], "first_step_seconds": S, "tokens": N, "parameters": N, "peak_rss_bytes": N, "losses": [...]}, each
 defined as in `shoal bench step`: the first step's end counts from the start of the process, memory is anonymous + shared, without file pages.
 Run by tests/figures; `python torch_step.py --help` lists the options.
 """
@@ -199,9 +199,10 @@ for step in range(args.warmup + args.steps):
         seconds.append(time.perf_counter() - begin)
     if step == 0:
         first = process_age()
-print(json.dumps({
-    "step_seconds": seconds, "tokens": args.batch * args.tokens, "losses": losses, "first_step_seconds": first,
-    "parameters": sum(p.numel() for p in model.parameters()),
-    "peak_rss_bytes": peak_resident_bytes()}))
+if os.environ.get("RANK", "0") == "0":
+    print(json.dumps({
+        "step_seconds": seconds, "tokens": args.batch * args.tokens, "losses": losses, "first_step_seconds": first,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "peak_rss_bytes": peak_resident_bytes()}))
 if args.ddp:
     dist.destroy_process_group()
