@@ -82,6 +82,7 @@ struct BenchArgs {
   int64_t tokens = 16384, heads = 1, head_size = 64;
   std::string kind = "adamw";         // of optimizer
   std::string codec;                  // of codec; empty: every codec
+  std::vector<std::string> turns;     // of step: codecs that a compression plan takes turns with
   std::optional<int64_t> parameters;  // of optimizer (100 million) and codec (16 Mi)
   std::string
       folder;  // of checkpoint and tracing; empty: bench-<what>. Of parity: data. Of images: likewise; empty: made up

@@ -331,6 +331,10 @@ int main(int argc, char** argv) {
   bench->add_option("--parameters", bench_args.parameters, "elements, of optimizer and codec")
       ->check(CLI::PositiveNumber);
   bench->add_option("--codec", bench_args.codec, "of codec: q4, topk_0.01, ...; default every one");
+  bench
+      ->add_option("--turns", bench_args.turns,
+                   "of step: q8,q5: codecs that a compression plan takes turns with, step by step")
+      ->delimiter(',');
   bench->add_option("--folder", bench_args.folder,
                     "of checkpoint and tracing: on the disk to measure; of images and parity: data to read");
   bench->callback([&] { code = shoal::RunBench(bench_args); });

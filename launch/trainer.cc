@@ -241,7 +241,12 @@ class Trainer {
 
   // Collective where gradients' codecs are planned.
   absl::Status SetUpCompression() {
-    if (codecs_ == nullptr || !codecs_->planned() || world_.size() == 1) return absl::OkStatus();
+    if (codecs_ == nullptr || !codecs_->planned() || world_.size() == 1) {
+      if (options_.turns.empty()) return absl::OkStatus();
+      return absl::InvalidArgumentError(
+          "codecs take turns with a plan, and nothing is planned: set comm.compression.mode to LGRECO_TIME or "
+          "LGRECO_BYTES, on two ranks or more");
+    }
     const config::CompressionConfig& config = job_.comm().compression();
     ExchangeCosts costs;
     if (config.mode() == config::CompressionConfig::LGRECO_TIME) {
@@ -251,7 +256,7 @@ class Trainer {
     }
     compression_ = std::make_unique<CompressionControl>(config, model_->params(), *codecs_, *dp_, *mesh_,
                                                         job_.parallel().zero(), std::move(costs));
-    return absl::OkStatus();
+    return compression_->TakeTurns(options_.turns);
   }
 
   // Collective where sequences are spread.
@@ -501,6 +506,7 @@ class Trainer {
 
     if (compression_ != nullptr) {
       record.compression_plan = compression_->plan().id;
+      record.compression_turn = compression_->turn();
       record.reduce_predicted_seconds = compression_->plan().exposed_seconds;
       SHOAL_RETURN_IF_ERROR(compression_->EndStep(
           progress_.step + 1, {scalars[kEncodedSquares], scalars[kCodecErrors]},

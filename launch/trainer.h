@@ -39,6 +39,7 @@ struct TrainerOptions {
   std::vector<StepRecord>* records = nullptr;   // all that is known of every step; not owned
   double* first_step_at = nullptr;              // SteadySeconds() when the first step begins; not owned
   double* predicted_seconds = nullptr;  // of the first step, where a calibration fits; else untouched; not owned
+  std::vector<std::string> turns = {};  // of benchmarks: codecs that planned ones take turns with
   SpanSink* spans = nullptr;            // what this rank does, op by op; not owned
   // Bytes of all weights at the end; not owned. With parallel.zero 3, which gathers them, on all ranks or none.
   std::string* weights = nullptr;

@@ -127,14 +127,19 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
   if (activate_at_ < 0 && step >= observe_from_ + config_.table_steps()) observe_from_ = step;
   if (step == activate_at_) {
     activate_at_ = -1;
+    std::string mine = PendingText();
+    if (json j = json::parse(mine, nullptr, false); j.is_object() && j.contains("stays") && times_steps_ > 0) {
+      // Its exposed time, foretold from the steps before it, is now known from its own.
+      j["exposed_seconds"] = times_sum_.waited / static_cast<double>(times_steps_);
+      mine = j.dump();
+    }
     SHOAL_ASSIGN_OR_RETURN(
         const std::string text,
-        BroadcastString(mesh_.control(), PendingText(), 0, {.tag = absl::StrCat("compression plan of step ", step)}));
+        BroadcastString(mesh_.control(), std::move(mine), 0, {.tag = absl::StrCat("compression plan of step ", step)}));
     pending_.clear();
     const json j = json::parse(text, nullptr, false);
     if (j.is_object() && j.contains("stays")) {
-      // Its exposed time, foretold from the steps before it, is now known from its own.
-      if (const double exposed = j.value("exposed_seconds", -1.0); exposed >= 0) plan_.exposed_seconds = exposed;
+      plan_.exposed_seconds = j.value("exposed_seconds", plan_.exposed_seconds);
       news = absl::StrCat("compression plan ", plan_.id, " stays: ", j.value("stays", ""), ExposedText(plan_));
     } else if (j.is_object()) {
       SHOAL_ASSIGN_OR_RETURN(plan_, FromJson(j, codecs_));
@@ -150,6 +155,7 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
       news = absl::StrCat("compression plan ", plan_.id, " stays: ", text);
     }
   }
+  turn_ = nullptr;
   if (Observes(step)) {
     step_rows_.assign(mine_.rows.size(), 0);
     SetCodecs(Purpose::kMeasure);
@@ -158,6 +164,9 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
       if (layer < 0) return;
       AddRow(layer, input);
     });
+  } else if (!turns_.empty()) {
+    if (plan_.id > 0 && step % 2 == 1) turn_ = turns_[static_cast<size_t>(step / 2) % turns_.size()];
+    SetCodecs(Purpose::kTrain);
   }
   return news;
 }
@@ -178,9 +187,22 @@ void CompressionControl::SetCodecs(Purpose purpose) {
   for (size_t l = 0; l < plan_.option.size(); ++l) {
     const Codec* codec = codecs_.options[plan_.option[l]];
     if (purpose == Purpose::kMeasure && codec->factor_rank() > 0) codec = codecs_.measuring;
+    if (purpose == Purpose::kTrain && turn_ != nullptr) codec = turn_;
     of[codecs_.layers[l]] = codec;
   }
   dp_.SetCodecs(std::move(of));
+}
+
+absl::Status CompressionControl::TakeTurns(absl::Span<const std::string> names) {
+  for (const std::string& name : names) {
+    const auto at = std::find_if(codecs_.options.begin(), codecs_.options.end(),
+                                 [&](const Codec* c) { return c->name() == name && c->factor_rank() == 0; });
+    if (at == codecs_.options.end())
+      return absl::NotFoundError(absl::StrCat(
+          "'", name, "' is not among comm.compression.options, or sends factors: plans cannot take turns with it"));
+    turns_.push_back(*at);
+  }
+  return absl::OkStatus();
 }
 
 void CompressionControl::PutIntoForce(int64_t step) {
@@ -195,6 +217,7 @@ void CompressionControl::PutIntoForce(int64_t step) {
 
 absl::Status CompressionControl::EndStep(int64_t step, const RunErrors& codes, const RunErrors& factors,
                                          Outcome outcome) {
+  if (turn_ != nullptr) return absl::OkStatus();  // none of it is the plan's
   if (TimeMode() && !Observes(step)) {
     // What is measured besides is no part of a step's times.
     const auto buckets = dp_.bucket_times();
@@ -416,11 +439,10 @@ LayerPlan CompressionControl::Planned(const Table& table, double tightness) cons
     plan.notes = from.notes;
     plan.relative_error = std::sqrt(from.error_squares / squares);
   };
-  double current_cost = 0, current_exposed = -1;
+  double current_cost = 0;
   const auto stay = [&](absl::string_view why) {
     plan.option.clear();
     plan.notes = std::string(why);
-    plan.exposed_seconds = current_exposed;
     return plan;
   };
   if (!(squares > 0)) return stay("the gradients are zero");
@@ -430,9 +452,7 @@ LayerPlan CompressionControl::Planned(const Table& table, double tightness) cons
     if (!best.ok()) return stay(best.status().message());
     take(*best);
     // Ranks that are not equally fast wait for each other, too: what the plan in force waits beyond what it should.
-    const double current = TimesOf(overlap, plan_.option).exposed();
-    const double others = std::max(0.0, times_.waited - current);
-    current_exposed = current + others;
+    const double others = std::max(0.0, times_.waited - TimesOf(overlap, plan_.option).exposed());
     plan.exposed_seconds = best->exposed_seconds + others;
     plan.uniform_cost = StepEnd(overlap, problem.fallback);
     current_cost = StepEnd(overlap, plan_.option);
@@ -481,7 +501,7 @@ void CompressionControl::StartPlanning(int64_t first_step) {
     LayerPlan planned = Planned(table, tightness);
     planned.first_step = first_step;
     if (!planned.option.empty() || codecs_.layers.empty()) return ToJson(planned, codecs_).dump();
-    return json{{"stays", planned.notes}, {"exposed_seconds", planned.exposed_seconds}}.dump();
+    return json{{"stays", planned.notes}}.dump();
   };
   planning_ = std::async(std::launch::async, plan);
 }

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "comm/compression_planner.h"
 #include "comm/exchange_costs.h"
 #include "parallel/data_parallel.h"
@@ -63,6 +64,11 @@ class CompressionControl : public Stateful {
   absl::Status EndStep(int64_t step, const RunErrors& codes, const RunErrors& factors, Outcome outcome);
 
   const LayerPlan& plan() const { return plan_; }
+  // For benchmarks, whose machine is not equally fast for long: once there is a plan, every second step takes one of
+  // these options for all layers in its place, one after the other. NotFound: no such option, or one of factors.
+  absl::Status TakeTurns(absl::Span<const std::string> names);
+  // What took the plan's place in the step that began last; empty: nothing did.
+  std::string turn() const { return turn_ == nullptr ? "" : std::string(turn_->name()); }
   // One line of plans/compression.jsonl: the plan, with each layer's name, codec and bits per element.
   std::string PlanJson() const;
 
@@ -129,6 +135,8 @@ class CompressionControl : public Stateful {
   int64_t over_ = 0, far_over_ = 0;      // steps in a row
   double factors_followed_ = 0, factors_at_first_ = 0;
   std::string news_;  // to be told at the next step
+  std::vector<const Codec*> turns_;
+  const Codec* turn_ = nullptr;
 };
 
 }  // namespace shoal

@@ -131,6 +131,7 @@ int Step(const BenchArgs& args) {
                      .host = HostName(),
                      .pool = std::make_unique<ThreadPool>(args.threads)};
     TrainerOptions options{.job = *job, .run_dir = "", .console = TrainerOptions::Console::kQuiet};
+    options.turns = args.turns;
     if (world.rank() == 0) options.losses = &losses, options.step_seconds = &seconds;
     if (world.rank() == 0) options.data_seconds = &data_seconds, options.records = &records;
     if (world.rank() == 0) options.first_step_at = &first_step;
@@ -167,6 +168,7 @@ int Step(const BenchArgs& args) {
     report["exposed_seconds"].push_back(r->reduce_exposed_seconds);
     if (r->reduce_predicted_seconds >= 0) report["predicted_exposed_seconds"].push_back(r->reduce_predicted_seconds);
     if (r->compression_plan >= 0) report["compression_plan"].push_back(r->compression_plan);
+    if (!args.turns.empty()) report["turns"].push_back(r->compression_turn);
   }
   if (job->model().has_resnet()) {
     report["images"] = job->global_batch().images();

@@ -28,6 +28,7 @@ struct StepRecord {
       std::numeric_limits<double>::quiet_NaN();  // of encoded gradients: ||x - decoded|| / ||x||; NaN: none
   int64_t reduced_bytes = 0;                     // of codes that rank 0 sends for them; 0: gradients have no codecs
   int64_t compression_plan = -1;                 // the plan in force; < 0: nothing is planned
+  std::string compression_turn = {};             // of benchmarks: the codec that took its place; not in the metrics
   double reduce_exposed_seconds = 0;             // of exposed communication what reductions of gradients are
   double reduce_predicted_seconds = -1;          // what the plan said of it; < 0: nothing
   std::string sequence_plan;                     // "<4,1x4> <2x4>"; empty: sequences are not spread

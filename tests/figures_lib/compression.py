@@ -1,6 +1,5 @@
 """Figures of compressed gradient exchange: the planner, the exchange itself, bytes, quality, and steps on the virtual cluster."""
 import contextlib
-import functools
 import json
 import math
 import pathlib
@@ -16,16 +15,10 @@ from figures_lib.studies import results_of, sweep_folder, text_data
 NODES, SHARE = 4, 0.45
 RATES = ("100mbit", "1gbit", "10gbit")
 HEAD = "10.213.0.1"  # node 0 of a virtual cluster
-PLANNED = "comm.compression={ mode: LGRECO_TIME warmup_steps: 12 lead_steps: 4 table_steps: 2 replan_every_steps: 100 }"
+PLANNED = ["comm.compression={ mode: LGRECO_TIME warmup_steps: 12 lead_steps: 8 table_steps: 2 replan_every_steps: 200 }"]
 PLANNED_WARMUP = 34  # steps until a plan that knows the times of the one before is in force
-EXCHANGES = dict(
-    fp32=[],
-    bf16=['comm.compression={ mode: UNIFORM codec: "bf16" error_feedback: false }'],
-    q8=['comm.compression={ mode: UNIFORM codec: "q8" }'],
-    q6=['comm.compression={ mode: UNIFORM codec: "q6" }'],
-    q5=['comm.compression={ mode: UNIFORM codec: "q5" }'],
-    q4=['comm.compression={ mode: UNIFORM codec: "q4" }'],
-    lgreco_time=[PLANNED])
+PLAIN = dict(fp32=[], bf16=['comm.compression={ mode: UNIFORM codec: "bf16" error_feedback: false }'])
+CODES = ("q8", "q6", "q5", "q4")  # that the plan takes turns with
 
 
 def planner():
@@ -77,9 +70,20 @@ def exchange():
     return rows
 
 
-def shoal_on(on_all, job, name, steps):
-    planned = name == "lgreco_time"
-    return on_all(step_command(job, threads=1, steps=steps, warmup=PLANNED_WARMUP if planned else 2, sets=["parallel.zero=0", *EXCHANGES[name]]))
+def shoal_on(on_all, job, sets, steps, *flags, warmup=2):
+    return on_all([*step_command(job, threads=1, steps=steps, warmup=warmup, sets=["parallel.zero=0", *sets]), *flags])
+
+
+def in_turn(on_all, job, cycles):
+    """The plan's steps and those of CODES for all layers, in turn, so that a machine whose speed drifts is as fast for all: {name: seconds of its
+    steps}, {code: the plan's steps before and after each of its own, over it}, the plan's exposed seconds and those predicted."""
+    result = shoal_on(on_all, job, PLANNED, 2 * len(CODES) * cycles, f"--turns={','.join(CODES)}", warmup=PLANNED_WARMUP)
+    seconds, turns = result["step_seconds"], result["turns"]
+    names = [turn or "lgreco_time" for turn in turns]
+    ratios = {code: [(seconds[i - 1] + seconds[i + 1]) / 2 / seconds[i] for i in range(1, len(seconds) - 1) if turns[i] == code] for code in CODES}
+    return dict(seconds={name: [s for s, n in zip(seconds, names) if n == name] for name in names}, ratios=ratios,
+                exposed=statistics.median(e for e, turn in zip(result["exposed_seconds"], turns) if not turn),
+                predicted=statistics.median(result.get("predicted_exposed_seconds", [math.nan])))
 
 
 def torch_on(on_all, steps, *flags):
@@ -94,41 +98,47 @@ def compression_steps():
     goals = {"100mbit": (2.5, 2.5), "1gbit": (1.3, 1.4), "10gbit": (0.98, 1.35)}
     for rate in RATES:
         rows = []
-        steps = 5 if rate == "100mbit" else 12
-        found = []
+        steps, cycles = (5, 4) if rate == "100mbit" else (12, 10)
+        times, planned = {}, []  # {name: a median of each repeat}
+
+        def add(name, seconds):
+            times.setdefault(name, []).append(statistics.median(seconds))
+            print(f"# {rate} {name}: {times[name][-1]:.3f} s", file=sys.stderr, flush=True)
         with cluster(rate) as on_all, tempfile.TemporaryDirectory() as folder:
             job = shoal_job(pathlib.Path(folder), BYTELM, 2 * NODES, 256)
             job.write_text(job.read_text().replace(f"{folder}/data", str(ROOT / "build/data/perl-doc")))
+            waits = []
             for _ in range(Options.repeats):
-                runs = {name: functools.partial(shoal_on, on_all, job, name, steps) for name in EXCHANGES}
+                add("fp32", shoal_on(on_all, job, PLAIN["fp32"], steps)["step_seconds"])
+                bf16 = shoal_on(on_all, job, PLAIN["bf16"], steps)
+                add("bf16", bf16["step_seconds"])
+                waits.append(statistics.median(bf16["exposed_seconds"]) / median(bf16))
+                planned.append(in_turn(on_all, job, cycles))
+                for name, seconds in planned[-1]["seconds"].items():
+                    add(name, seconds)
                 if peers.torch():
-                    runs["DDP fp32"] = functools.partial(torch_on, on_all, steps)
-                    runs["DDP bf16"] = functools.partial(torch_on, on_all, steps, "--bf16-hook")
-                found.append({})
-                for name, measure in runs.items():
-                    found[-1][name] = measure()
-                    print(f"# {rate} {name}: {median(found[-1][name]):.3f} s", file=sys.stderr, flush=True)
-        times = {name: [median(one[name]) for one in found] for name in found[0]}
+                    add("DDP bf16", torch_on(on_all, steps, "--bf16-hook")["step_seconds"])
+                    add("DDP fp32", torch_on(on_all, steps)["step_seconds"])
 
         def spell(name):
             return f"{statistics.median(times[name]):.3f} s"
-        ours = spell("lgreco_time")
+        ours = times["lgreco_time"]
         all_times = ", ".join(f"{name} {statistics.median(t):.3f}" for name, t in times.items())
-        waits = statistics.median(statistics.median(one["bf16"]["exposed_seconds"]) / median(one["bf16"]) for one in found)
-        rows.append(at_least(f"steps_{rate}_over_bf16", ours, spell("bf16"), [b / o for b, o in zip(times["bf16"], times["lgreco_time"])], goals[rate][0],
-                             notes(f"{waits:.0%} of the bf16 step is exposed", "seconds: " + all_times)))
+        rows.append(at_least(f"steps_{rate}_over_bf16", spell("lgreco_time"), spell("bf16"), [b / o for b, o in zip(times["bf16"], ours)], goals[rate][0],
+                             notes(f"{statistics.median(waits):.0%} of the bf16 step is exposed", "seconds: " + all_times)))
         ddp = [min(pair) for pair in zip(times["DDP fp32"], times["DDP bf16"])] if peers.torch() else []
-        rows.append(at_least(f"steps_{rate}_over_ddp", ours, f"{statistics.median(ddp):.3f} s" if ddp else peers.NO_TORCH,
-                             [d / o for d, o in zip(ddp, times["lgreco_time"])], goals[rate][1]))
+        rows.append(at_least(f"steps_{rate}_over_ddp", spell("lgreco_time"), f"{statistics.median(ddp):.3f} s" if ddp else peers.NO_TORCH,
+                             [d / o for d, o in zip(ddp, ours)], goals[rate][1]))
+        over = {name: [o / t for o, t in zip(ours, times[name])] for name in PLAIN}
+        over |= {code: [statistics.median(one["ratios"][code]) for one in planned] for code in CODES}
         # q4 leaves more than the plan's budget, the error of q5, allows.
-        ours_only = [name for name in EXCHANGES if name not in ("lgreco_time", "q4")]
-        best = min(ours_only, key=lambda name: statistics.median(times[name]))
-        rows.append(at_most(f"steps_{rate}_never_worse", ours, f"{best} {spell(best)}", [o / b for o, b in zip(times["lgreco_time"], times[best])], 1.02,
-                            f"over q4, which leaves more: {statistics.median(o / b for o, b in zip(times['lgreco_time'], times['q4'])):.3f}"))
-        measured = [statistics.median(one["lgreco_time"]["exposed_seconds"]) for one in found]
-        predicted = [statistics.median(one["lgreco_time"].get("predicted_exposed_seconds", [math.nan])) for one in found]
+        best = max((name for name in over if name != "q4"), key=lambda name: statistics.median(over[name]))
+        rows.append(at_most(f"steps_{rate}_never_worse", spell("lgreco_time"), f"{best} {spell(best)}", over[best], 1.02,
+                            notes("the plan over others: " + ", ".join(f"{name} {statistics.median(r):.3f}" for name, r in over.items()),
+                                  f"of codes the median of {len(planned[0]['ratios'][CODES[0]])} or more steps in turn")))
+        measured, predicted = [one["exposed"] for one in planned], [one["predicted"] for one in planned]
         off = [abs(m - p) for m, p in zip(measured, predicted)]
-        allowed = [max(0.15 * m, 0.02 * t) for m, t in zip(measured, times["lgreco_time"])]
+        allowed = [max(0.15 * m, 0.02 * t) for m, t in zip(measured, ours)]
         rows.append(row(f"steps_{rate}_prediction", spelled((1e3 * m for m in measured), "{:.0f}", "ms exposed"),
                         spelled((1e3 * p for p in predicted), "{:.0f}", "ms predicted"), [m / p for m, p in zip(measured, predicted) if p > 0],
                         "within max(15%, 2% of the step)", statistics.median(o / a for o, a in zip(off, allowed)) <= 1))

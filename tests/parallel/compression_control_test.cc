@@ -71,6 +71,7 @@ struct Steps {
   float growth = 1;                // of the last layer's gradient after step 13
   int64_t rank_two_until = 0;      // until that step gradients have rank 2, and then any
   std::string load = {}, save = {};
+  std::vector<std::string> turns = {};
 };
 struct Seen {
   std::vector<std::string> news;       // of rank 0
@@ -78,6 +79,7 @@ struct Seen {
   std::vector<std::string> of_layers;  // codecs of the last step, rank 0
   std::vector<float> last;             // the last sum, rank 0
   std::vector<double> errors;          // relative, of each step, all ranks
+  std::vector<std::string> turns;      // what took the plan's place in each step
   std::string json;
 };
 
@@ -98,6 +100,7 @@ absl::Status Go(const Steps& run, Seen& seen) {
                         .all_to_all = {1e-6, 5e-9},
                         .all_gather = {1e-6, 5e-9}};
     CompressionControl control(run.config, pointers, *codecs, *dp, *mesh, run.zero, costs);
+    SHOAL_RETURN_IF_ERROR(control.TakeTurns(run.turns));
     ThreadPool pool(1);
     dp->InitializeWeights(pool, 5);
     Stateful* all[] = {&control, dp.get()};
@@ -134,6 +137,7 @@ absl::Status Go(const Steps& run, Seen& seen) {
       if (taken) dp->CommitResiduals(pool, 0);
       const std::lock_guard lock(mutex);
       if (rank != 0) continue;
+      seen.turns.push_back(control.turn());
       seen.errors.push_back(sums[0] > 0 ? std::sqrt(sums[1] / sums[0]) : 0);
       seen.last.clear();
       for (const OwnedPiece& piece : dp->pieces())
@@ -204,6 +208,24 @@ TEST(CompressionControl, APlanThatStaysForetellsItsTimeAnew) {
     EXPECT_EQ(plan.exposed_seconds, seen.plans[0].exposed_seconds) << "ranks foretell different times";
     EXPECT_THAT(seen.news.back(), HasSubstr(absl::StrFormat("%.0f ms exposed predicted", plan.exposed_seconds * 1e3)));
   }
+}
+
+// As benchmarks compare a plan with codecs for all layers: errors show that what is said to travel does.
+TEST(CompressionControl, CodecsTakeTurnsWithThePlan) {
+  Seen seen;
+  const absl::Status status = Go({.steps = 13, .turns = {"fp32", "q2"}}, seen);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_THAT(seen.turns, testing::ElementsAre("", "", "", "", "", "", "q2", "", "", "", "q2", "", "fp32"))
+      << "errors are measured in steps 8 and 9";
+  for (size_t step = 6; step < seen.turns.size(); ++step) {
+    const double budget = seen.plans[0].relative_budget;
+    const auto [least, most] = seen.turns[step] == "fp32" ? std::pair(0.0, 0.0)
+                               : seen.turns[step] == "q2" ? std::pair(2 * budget, 1.0)
+                                                          : std::pair(0.2 * budget, 1.1 * budget);
+    EXPECT_GE(seen.errors[step], least) << "step " << step + 1;
+    EXPECT_LE(seen.errors[step], most) << "step " << step + 1;
+  }
+  EXPECT_EQ(Go({.turns = {"q5", "q9"}}, seen).code(), absl::StatusCode::kNotFound);
 }
 
 // Quarters of the squared budget, each from a plan of its own; then as without a ramp.
