@@ -144,6 +144,8 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
     } else if (j.is_object()) {
       SHOAL_ASSIGN_OR_RETURN(plan_, FromJson(j, codecs_));
       PutIntoForce(step);
+      // A new plan is looked at again when its own effect is known, on residuals and on times.
+      if (plan_.id == 1 || TimeMode()) observe_from_ = std::min(observe_from_, step + config_.lead_steps());
       news = absl::StrFormat(
           "compression plan %d: %s; %s for %s of gradients (%s for all: %s), relative error %.4f of %.4f allowed, %.2f "
           "%% from the bound%s%s",
@@ -309,8 +311,7 @@ absl::Status CompressionControl::FinishTable(int64_t step) {
   }
   table_ = std::move(whole);
   StartPlanning(step + config_.lead_steps());
-  // The first plan is looked at again when its own effect is known.
-  int64_t next = plan_.id == 0 ? config_.lead_steps() : config_.replan_every_steps();
+  int64_t next = config_.replan_every_steps();
   if (Ramp(activate_at_) < 1) next = RampStage() - config_.table_steps() - config_.lead_steps() + 1;
   observe_from_ = activate_at_ + next;
   return absl::OkStatus();

@@ -3,8 +3,8 @@
 //   exact until warmup_steps; in the table_steps steps that end lead_steps before, every rank adds up the squared
 //   errors that each option would make of what it encodes, as a worker and as an owner -> one all-reduce -> rank 0
 //   plans on a thread of its own while training goes on -> at the activation step it broadcasts the plan, and all take
-//   it up. Again soon after, when its own effect on times is known, and then every replan_every_steps. In the first
-//   ramp_steps it is a quarter of them, and plans may spend one to four quarters of the budget.
+//   it up. Again soon after a new plan, when its own effect on times is known, and else every replan_every_steps. In
+//   the first ramp_steps it is a quarter of them, and plans may spend one to four quarters of the budget.
 //
 // Error of an option: with error feedback a code that leaves the share s of the squares it is given leaves, of
 // gradients that do not depend on each other, s / (1 - s) of theirs in the long run, and that is what a plan counts,

@@ -16,7 +16,7 @@ NODES, SHARE = 4, 0.45
 RATES = ("100mbit", "1gbit", "10gbit")
 HEAD = "10.213.0.1"  # node 0 of a virtual cluster
 PLANNED = ["comm.compression={ mode: LGRECO_TIME warmup_steps: 12 lead_steps: 8 table_steps: 2 replan_every_steps: 200 }"]
-PLANNED_WARMUP = 34  # steps until a plan that knows the times of the one before is in force
+PLANNED_WARMUP = 47  # steps until a plan that knows the times of the one before has been looked at again
 PLAIN = dict(fp32=[], bf16=['comm.compression={ mode: UNIFORM codec: "bf16" error_feedback: false }'])
 CODES = ("q8", "q6", "q5", "q4")  # that the plan takes turns with
 

@@ -95,12 +95,13 @@ struct QueryGrads {
   int64_t stride = 0;
   Accumulate accumulate = Accumulate::kAdd;
 };
-// Into dq itself, which gradients are added to.
+// Into dq itself.
 template <class T, class Grad>
-QueryGrads<Arithmetic<T>> InPlace(const Problem<T, Grad>& op, const AttentionPart& part, int64_t head, int64_t first) {
+QueryGrads<Arithmetic<T>> InPlace(const Problem<T, Grad>& op, const AttentionPart& part, int64_t head, int64_t first,
+                                  Accumulate accumulate) {
   if constexpr (std::is_same_v<Grad, Arithmetic<T>>) {
     const HeadView<Grad> dq = cpu::HeadOf<Grad>(op.dq, head);
-    return {dq.Row(part.q_begin + first), dq.stride};
+    return {dq.Row(part.q_begin + first), dq.stride, accumulate};
   } else {
     LOG(FATAL) << "gradients are not added to " << DTypeName(op.dq.dtype());
   }
@@ -122,8 +123,8 @@ void KeyBlock(const Problem<T, Grad>& op, absl::Span<const AttentionPart> parts,
   const auto k = cpu::PanelOf(cpu::HeadOf<T>(op.k, key_head), first_row, most, c, ScratchSlot::kTile4);
   const auto v = cpu::PanelOf(cpu::HeadOf<T>(op.v, key_head), first_row, most, c, ScratchSlot::kTile5);
   A* dk = cpu::Scratch<A>(ScratchSlot::kTile6, 2 * kKeyBlock * c);
-  A* dv = dk + kKeyBlock * c;
-  std::fill_n(dk, 2 * kKeyBlock * c, A(0));
+  A* dv = dk + most * c;
+  std::fill_n(dk, 2 * most * c, A(0));
   Tile<T, Grad> tile;
   const auto add = [&](const AttentionPart& part, int64_t head, int64_t first) {
     tile.Compute(op, part, head, first, std::min(kQueryBlock, part.q_rows - first), first_key, k, v);
@@ -159,10 +160,15 @@ void WholePair(const Problem<T, Grad>& op, const KeySpans& spans, int64_t key_he
   };
   if (op.accumulate == Accumulate::kAdd) {
     return each_block([&](const AttentionPart& part, int64_t head, int64_t first, int64_t) {
-      return InPlace(op, part, head, first);
+      return InPlace(op, part, head, first, Accumulate::kAdd);
     });
   }
   // A sequence: one part, of which every query sees the first block of keys.
+  if constexpr (std::is_same_v<Grad, Arithmetic<T>>) {
+    return each_block([&](const AttentionPart& part, int64_t head, int64_t first, int64_t first_key) {
+      return InPlace(op, part, head, first, first_key == 0 ? Accumulate::kOverwrite : Accumulate::kAdd);
+    });
+  }
   const AttentionPart& whole = spans.front().front();
   const int64_t begin = op.groups.Begin(key_head), end = op.groups.End(key_head), c = op.size;
   auto* dq = cpu::Scratch<Arithmetic<T>>(ScratchSlot::kRow2, (end - begin) * whole.q_rows * c);
@@ -183,7 +189,7 @@ void QueryBlock(const Problem<T, Grad>& op, const AttentionTask& task) {
   const int64_t c = op.size, key_head = op.groups.KeyHead(task.head);
   const bool in_place = op.accumulate == Accumulate::kAdd;
   QueryGrads<A> dq{cpu::Scratch<A>(ScratchSlot::kTile6, kQueryBlock * c), c, Accumulate::kOverwrite};
-  if (in_place) dq = InPlace(op, task.parts.front(), task.head, task.first);
+  if (in_place) dq = InPlace(op, task.parts.front(), task.head, task.first, Accumulate::kAdd);
   Tile<T, Grad> tile;
   for (const AttentionPart& part : task.parts) {
     for (int64_t first_key = 0, keys; (keys = cpu::KeysSeen(part, first_key, task.first + task.rows)) > 0;
