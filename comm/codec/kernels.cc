@@ -228,7 +228,8 @@ HWY_INLINE double Quantise(const QuantiserGrid& grid, int64_t n, const float* x,
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     if (left != nullptr) hwy::Prefetch(left + i + kAhead);
-    QuantiseLanes<kRounding>(g, x + i, draws + i, q + i, left == nullptr ? nullptr : left + i, squares);
+    QuantiseLanes<kRounding>(g, x + i, draws == nullptr ? nullptr : draws + i, q + i,
+                             left == nullptr ? nullptr : left + i, squares);
   }
   if (i == n) return squares.Sum(nullptr, 0);
   float rest[kLanes] = {}, rest_draws[kLanes] = {};

@@ -1,5 +1,6 @@
 """Figures of compressed gradient exchange: the planner, the exchange itself, bytes, quality, and steps on the virtual cluster."""
 import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -92,33 +93,46 @@ def torch_on(on_all, steps, *flags):
                    f"--mpi-master={HEAD}", *flags])
 
 
+def steps_at(rate):
+    """Seconds of a step by name, a figure of each repeat; in_turn()'s of each; and what share of its steps bf16 waits for reductions.
+
+    All others run before the plan's steps and again, backwards, after them: what the machine's speed drifts by falls out of their means.
+    """
+    steps, cycles = (5, 4) if rate == "100mbit" else (12, 10)
+    times, planned, waits = {}, [], []
+    with cluster(rate) as on_all, tempfile.TemporaryDirectory() as folder:
+        job = shoal_job(pathlib.Path(folder), BYTELM, 2 * NODES, 256)
+        job.write_text(job.read_text().replace(f"{folder}/data", str(ROOT / "build/data/perl-doc")))
+        runs = {name: functools.partial(shoal_on, on_all, job, sets, steps) for name, sets in PLAIN.items()}
+        if peers.torch():
+            runs |= {"DDP bf16": lambda: torch_on(on_all, steps, "--bf16-hook"), "DDP fp32": lambda: torch_on(on_all, steps)}
+
+        def measured(names):
+            results = {}
+            for name in names:
+                results[name] = runs[name]()
+                print(f"# {rate} {name}: {median(results[name]):.3f} s", file=sys.stderr, flush=True)
+            return results
+        for _ in range(Options.repeats):
+            before = measured(runs)
+            planned.append(in_turn(on_all, job, cycles))
+            after = measured(reversed(runs))
+            for name in runs:
+                times.setdefault(name, []).append((median(before[name]) + median(after[name])) / 2)
+            for name, seconds in planned[-1]["seconds"].items():
+                times.setdefault(name, []).append(statistics.median(seconds))
+                print(f"# {rate} {name}, in turn: {times[name][-1]:.3f} s", file=sys.stderr, flush=True)
+            waits += [statistics.median(half["bf16"]["exposed_seconds"]) / median(half["bf16"]) for half in (before, after)]
+    return times, planned, waits
+
+
 def compression_steps():
     """Steps of the byte-LM, 4 nodes x 2 x 256 tokens on 0.45 cores each, at 0.1, 1 and 10 Gbit/s: codes against ours and DDP; on the Perl manual."""
     text_data()
     goals = {"100mbit": (2.5, 2.5), "1gbit": (1.3, 1.4), "10gbit": (0.98, 1.35)}
     for rate in RATES:
         rows = []
-        steps, cycles = (5, 4) if rate == "100mbit" else (12, 10)
-        times, planned = {}, []  # {name: a median of each repeat}
-
-        def add(name, seconds):
-            times.setdefault(name, []).append(statistics.median(seconds))
-            print(f"# {rate} {name}: {times[name][-1]:.3f} s", file=sys.stderr, flush=True)
-        with cluster(rate) as on_all, tempfile.TemporaryDirectory() as folder:
-            job = shoal_job(pathlib.Path(folder), BYTELM, 2 * NODES, 256)
-            job.write_text(job.read_text().replace(f"{folder}/data", str(ROOT / "build/data/perl-doc")))
-            waits = []
-            for _ in range(Options.repeats):
-                add("fp32", shoal_on(on_all, job, PLAIN["fp32"], steps)["step_seconds"])
-                bf16 = shoal_on(on_all, job, PLAIN["bf16"], steps)
-                add("bf16", bf16["step_seconds"])
-                waits.append(statistics.median(bf16["exposed_seconds"]) / median(bf16))
-                planned.append(in_turn(on_all, job, cycles))
-                for name, seconds in planned[-1]["seconds"].items():
-                    add(name, seconds)
-                if peers.torch():
-                    add("DDP bf16", torch_on(on_all, steps, "--bf16-hook")["step_seconds"])
-                    add("DDP fp32", torch_on(on_all, steps)["step_seconds"])
+        times, planned, waits = steps_at(rate)
 
         def spell(name):
             return f"{statistics.median(times[name]):.3f} s"

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <vector>
 
 #include "tests/parallel/sequence_cases.h"
 
@@ -26,11 +28,16 @@ LinearProgram TwoColumns() {
   return program;
 }
 
-// A knapsack to be filled: weights and costs of items, each 0 or 1 times, to at least `least`.
+// A knapsack to be filled: weights and costs of items, each 0 or 1 times, to at least 0.6 of the weight of all.
 LinearProgram Knapsack(Draws& draw, int items) {
+  std::vector<double> costs, weights;
+  for (int j = 0; j < items; ++j) {
+    costs.push_back(0.2 + draw.Uniform());
+    weights.push_back(0.2 + draw.Uniform());
+  }
   LinearProgram program;
-  const int row = program.AddRow(Sense::kAtLeast, 4.0 * items / 10);
-  for (int j = 0; j < items; ++j) program.Add(row, program.AddColumn(0.2 + draw.Uniform(), 1, 1), 0.2 + draw.Uniform());
+  const int row = program.AddRow(Sense::kAtLeast, 0.6 * std::accumulate(weights.begin(), weights.end(), 0.0));
+  for (size_t j = 0; j < weights.size(); ++j) program.Add(row, program.AddColumn(costs[j], 1, 1), weights[j]);
   return program;
 }
 
