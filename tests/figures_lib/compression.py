@@ -98,7 +98,7 @@ def steps_at(rate):
 
     All others run before the plan's steps and again, backwards, after them: what the machine's speed drifts by falls out of their means.
     """
-    steps, cycles = (5, 4) if rate == "100mbit" else (12, 10)
+    steps, cycles = (5, 4) if rate == "100mbit" else (12, 24)
     times, planned, waits = {}, [], []
     with cluster(rate) as on_all, tempfile.TemporaryDirectory() as folder:
         job = shoal_job(pathlib.Path(folder), BYTELM, 2 * NODES, 256)

@@ -104,7 +104,7 @@ def sequence_one_rank():
     """A step on one rank with parallel.sequence against one without: the same micro-batches, all of degree 1; interleaved pairs."""
     perl_entries()
     common = ["--threads=1", "--steps=200", "--warmup=2", "--set", "data.max_tokens=1024", "--set", "global_batch={ sequences: 8 }",
-              "--set", "micro_batch={ tokens: 8192 }"]
+              "--set", "micro_batch={ tokens: 8192 }", "--set", "data.held_out=0", "--set", "eval={}"]
     result = run_json([SHOAL, "bench", "sequence_pairs", JOB, *common])
     on, off = result["on"], result["off"]
     return [at_most_paired("sequence_one_rank", spelled((1e3 * s for s in on), "{:.1f}", "ms"), spelled((1e3 * s for s in off), "{:.1f}", "ms without"), on, off, 1.01)]
