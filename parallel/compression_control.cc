@@ -311,7 +311,7 @@ absl::Status CompressionControl::FinishTable(int64_t step) {
   }
   table_ = std::move(whole);
   StartPlanning(step + config_.lead_steps());
-  int64_t next = config_.replan_every_steps();
+  int64_t next = plan_.id == 0 ? config_.lead_steps() : config_.replan_every_steps();
   if (Ramp(activate_at_) < 1) next = RampStage() - config_.table_steps() - config_.lead_steps() + 1;
   observe_from_ = activate_at_ + next;
   return absl::OkStatus();
