@@ -158,23 +158,20 @@ void WholePair(const Problem<T, Grad>& op, const KeySpans& spans, int64_t key_he
         });
     }
   };
-  if (op.accumulate == Accumulate::kAdd) {
-    return each_block([&](const AttentionPart& part, int64_t head, int64_t first, int64_t) {
-      return InPlace(op, part, head, first, Accumulate::kAdd);
-    });
-  }
-  // A sequence: one part, of which every query sees the first block of keys.
-  if constexpr (std::is_same_v<Grad, Arithmetic<T>>) {
+  // What is not added to is a sequence: one part, of which every query sees the first block of keys.
+  const auto into = [&](int64_t first_key) {
+    return op.accumulate == Accumulate::kOverwrite && first_key == 0 ? Accumulate::kOverwrite : Accumulate::kAdd;
+  };
+  if (std::is_same_v<Grad, Arithmetic<T>> || op.accumulate == Accumulate::kAdd) {
     return each_block([&](const AttentionPart& part, int64_t head, int64_t first, int64_t first_key) {
-      return InPlace(op, part, head, first, first_key == 0 ? Accumulate::kOverwrite : Accumulate::kAdd);
+      return InPlace(op, part, head, first, into(first_key));
     });
   }
   const AttentionPart& whole = spans.front().front();
   const int64_t begin = op.groups.Begin(key_head), end = op.groups.End(key_head), c = op.size;
   auto* dq = cpu::Scratch<Arithmetic<T>>(ScratchSlot::kRow2, (end - begin) * whole.q_rows * c);
   each_block([&](const AttentionPart& part, int64_t head, int64_t first, int64_t first_key) {
-    return QueryGrads<Arithmetic<T>>{dq + ((head - begin) * part.q_rows + first) * c, c,
-                                     first_key == 0 ? Accumulate::kOverwrite : Accumulate::kAdd};
+    return QueryGrads<Arithmetic<T>>{dq + ((head - begin) * part.q_rows + first) * c, c, into(first_key)};
   });
   for (int64_t head = begin; head < end; ++head) {
     StoreRows<Grad>(dq + (head - begin) * whole.q_rows * c, whole.q_rows, c, op.accumulate,
