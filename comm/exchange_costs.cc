@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "comm/codec/power_sgd.h"
@@ -120,6 +121,20 @@ double ExchangeCosts::DelaySeconds(const Codec& codec, double bytes, double code
 
 double ExchangeCosts::Latency(Half half) const {
   return all_to_all.latency + (half == Half::kAll ? all_gather.latency : 0);
+}
+
+absl::StatusOr<LinkCheck> CheckLinks(Communicator& comm, const ExchangeCosts& costs) {
+  constexpr double kFactor = 4, kWaits = 5e-3;
+  constexpr int64_t kBytes = 1 << 20;
+  if (comm.size() == 1) return LinkCheck();
+  const Tensor whole = Tensor::Zeros({kBytes / kFloat}, DType::kF32);
+  SHOAL_ASSIGN_OR_RETURN(const double measured, MedianSeconds(comm, SteadySeconds, [&] {
+                           return comm.AllReduce(whole, ReduceOp::kSum, {.tag = "links"})->Wait();
+                         }));
+  const double said = costs.all_reduce(kBytes), factor = measured / std::max(1e-9, said);
+  return LinkCheck{.said = said,
+                   .measured = measured,
+                   .agrees = std::abs(measured - said) < kWaits || (factor < kFactor && factor > 1 / kFactor)};
 }
 
 absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_bytes, int threads) {

@@ -54,6 +54,14 @@ struct ExchangeCosts {
 // Collective: every rank calls it. Takes a second or two on links of 100 Mbit/s; `most_bytes` bounds the sizes tried,
 // `threads` compute on each rank.
 absl::StatusOr<ExchangeCosts> MeasureExchange(Communicator& comm, int64_t most_bytes, int threads);
+// Whether `costs` are of these links: one all-reduce of 1 MiB, the middle of five on the slowest rank, takes a quarter
+// to four times what they say, or is within 5 ms of it, which ranks that share cores wait for each other now and then.
+// Collective; the answer is the same on all ranks.
+struct LinkCheck {
+  double said = 0, measured = 0;  // seconds
+  bool agrees = true;
+};
+absl::StatusOr<LinkCheck> CheckLinks(Communicator& comm, const ExchangeCosts& costs);
 // Adds codecs to them, all ranks at once as in training. Collective.
 absl::Status MeasureCodecs(Communicator& comm, absl::Span<const Codec* const> codecs, ExchangeCosts& costs);
 

@@ -8,10 +8,10 @@ namespace shoal {
 
 absl::StatusOr<ExchangeCosts> ExchangeCostsFor(const config::Job& job, const CalibrationKey& key,
                                                const GradientCodecs& codecs, Communicator& world, std::string* how) {
-  std::string known;
+  std::string known, of = "`shoal calibrate` keeps it";
   absl::Status failed;
+  const bool named = job.runtime().has_calibration();
   if (world.rank() == 0) {
-    const bool named = job.runtime().has_calibration();
     const auto calibration = FindCalibration(named ? job.runtime().calibration() : CalibrationPath(), key,
                                              named ? CalibrationFile::kNamed : CalibrationFile::kUsual);
     if (calibration.ok() && calibration->exchange.ranks == world.size()) {
@@ -24,10 +24,21 @@ absl::StatusOr<ExchangeCosts> ExchangeCostsFor(const config::Job& job, const Cal
   SHOAL_ASSIGN_OR_RETURN(known, BroadcastString(world, known, 0, {.tag = "calibration"}));
   ExchangeCosts costs;
   const auto most = static_cast<int64_t>(job.comm().bucket_mib() * (1 << 20));
+  if (!known.empty()) {
+    SHOAL_ASSIGN_OR_RETURN(costs, ParseExchange(known));
+    SHOAL_ASSIGN_OR_RETURN(const LinkCheck links, CheckLinks(world, costs));
+    if (!links.agrees) {
+      const std::string others = absl::StrFormat("of other links: 1 MiB is all-reduced in %.1f ms there, %.1f ms here",
+                                                 links.said * 1e3, links.measured * 1e3);
+      if (named)
+        return absl::FailedPreconditionError(absl::StrCat("runtime.calibration ", job.runtime().calibration(), " is ",
+                                                          others, "; run `shoal calibrate` here"));
+      of = absl::StrCat("the calibration is ", others);
+      known.clear();
+    }
+  }
   if (known.empty()) {
     SHOAL_ASSIGN_OR_RETURN(costs, MeasureExchange(world, most, key.threads));
-  } else {
-    SHOAL_ASSIGN_OR_RETURN(costs, ParseExchange(known));
   }
   std::vector<const Codec*> unknown;
   for (const Codec* codec : codecs.options) {
@@ -36,7 +47,7 @@ absl::StatusOr<ExchangeCosts> ExchangeCostsFor(const config::Job& job, const Cal
   SHOAL_RETURN_IF_ERROR(MeasureCodecs(world, unknown, costs));
   *how = absl::StrFormat("links: all-reduce %.0f us + %.3f ns a byte, %s", costs.all_reduce.latency * 1e6,
                          costs.all_reduce.per_byte * 1e9,
-                         known.empty() ? "measured now (`shoal calibrate` keeps it)" : "as calibrated");
+                         known.empty() ? absl::StrCat("measured now (", of, ")") : "as calibrated");
   return costs;
 }
 

@@ -448,10 +448,12 @@ void Flatten(const Message& message, const std::string& path, std::map<std::stri
 }
 
 bool AffectsResults(const std::string& field) {
-  for (const char* prefix :
-       {"name", "log.", "checkpoint.", "debug.wait_for_debugger", "debug.check_numerics", "debug.grad_check", "sample.",
-        "eval.", "comm.", "data.prefetch_steps", "data.images.prefetch_", "runtime.threads_per_rank",
-        "runtime.activation_gib", "runtime.calibration"}) {
+  // Gradients' codes do, but for what a resumed run does with what earlier ones left behind.
+  if (absl::StartsWith(field, "comm."))
+    return field == "comm.fake" || (absl::StartsWith(field, "comm.compression.") && field != "comm.compression.resume");
+  for (const char* prefix : {"name", "log.", "checkpoint.", "debug.wait_for_debugger", "debug.check_numerics",
+                             "debug.grad_check", "sample.", "eval.", "data.prefetch_steps", "data.images.prefetch_",
+                             "runtime.threads_per_rank", "runtime.activation_gib", "runtime.calibration"}) {
     if (absl::StartsWith(field, prefix)) return false;
   }
   return true;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -201,6 +202,21 @@ void CheckSequences(const config::Job& job, int ranks, Checker& check) {
                          ", which parallel { recompute: BLOCK } may make room for, or take more ranks"));
 }
 
+// Planned codes wait until the learning rate has risen, where it says in steps, or in what a step's batch is given in.
+void SettleExactSteps(config::Job& job) {
+  const config::Duration& warmup = job.optim().schedule().warmup();
+  auto& compression = *job.mutable_comm()->mutable_compression();
+  if (!IsPlanned(compression) || compression.has_warmup_steps()) return;
+  const config::Size& batch = job.global_batch();
+  const int64_t per_step = warmup.has_steps()     ? 1
+                           : warmup.has_tokens()  ? batch.tokens()
+                           : warmup.has_samples() ? std::max(batch.sequences(), batch.images())
+                                                  : 0;
+  if (per_step <= 0) return;
+  compression.set_warmup_steps(std::max(
+      compression.warmup_steps(), static_cast<int32_t>(std::ceil(Length(warmup) / static_cast<double>(per_step)))));
+}
+
 }  // namespace
 
 absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
@@ -302,6 +318,7 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
                            " ranks; every rank needs a sequence: take at least ", ranks));
   }
   SHOAL_RETURN_IF_ERROR(check.Result());
+  if (job.comm().has_compression()) SettleExactSteps(job);
   return job;
 }
 

@@ -46,6 +46,7 @@
 #include "parallel/sequence_control.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
 #include "runtime/module/local_params.h"
@@ -327,16 +328,19 @@ class Trainer {
     return AppendPlan("compression.jsonl", compression_->PlanJson());
   }
 
-  // All ranks hold the same weights, to the bit: what reductions, codecs and plans promise.
+  // All ranks hold the same weights, to the bit, and the same plan: what reductions, codecs and plans promise.
   absl::Status CheckWeights() {
     const int every = job_.comm().check_weights_every_steps();
     if (every <= 0 || world_.size() == 1 || progress_.step % every != 0) return absl::OkStatus();
-    SHOAL_ASSIGN_OR_RETURN(const uint64_t hash, dp_->WeightHash());
+    SHOAL_ASSIGN_OR_RETURN(uint64_t hash, dp_->WeightHash());
+    const std::string plan = compression_ == nullptr ? "" : compression_->PlanJson();
+    hash ^= NameHash(plan);
     const Tensor ends = Tensor::Zeros({2}, DType::kI64);
     ends.data<int64_t>()[0] = static_cast<int64_t>(hash);
     ends.data<int64_t>()[1] = ~static_cast<int64_t>(hash);
     SHOAL_RETURN_IF_ERROR(mesh_->control().AllReduce(ends, ReduceOp::kMax, {.tag = "weights' hash"})->Wait());
     if (ends.data<int64_t>()[0] == ~ends.data<int64_t>()[1]) return absl::OkStatus();
+    SHOAL_RETURN_IF_ERROR(CheckEqualOnAllRanks(mesh_->control(), "compression plan", plan, {.tag = "plans' hashes"}));
     std::vector<uint64_t> mine;
     SHOAL_RETURN_IF_ERROR(dp_->WeightHash(&mine).status());
     for (const Param* param : model_->params()) {

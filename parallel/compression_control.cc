@@ -20,8 +20,10 @@ using nlohmann::json;
 
 constexpr double kFloat = sizeof(float);
 // What is followed of errors, step by step.
-constexpr double kFollow = 0.1, kOver = 1.1, kFarOver = 4.0;  // weight of a step; relative to the budget's square
+constexpr double kFollow = 0.1;                               // weight of a step
+constexpr double kUnder = 0.49, kOver = 1.1, kFarOver = 4.0;  // relative to the budget's square
 constexpr int64_t kOverSteps = 20, kFarOverSteps = 3;
+constexpr double kTightest = 0.1;
 constexpr double kWorthIt = 0.02;
 
 json ToJson(const LayerPlan& plan, const GradientCodecs& codecs) {
@@ -143,6 +145,8 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
       news = absl::StrCat("compression plan ", plan_.id, " stays: ", j.value("stays", ""), ExposedText(plan_));
     } else if (j.is_object()) {
       SHOAL_ASSIGN_OR_RETURN(plan_, FromJson(j, codecs_));
+      SHOAL_RETURN_IF_ERROR(
+          CheckEqualOnAllRanks(mesh_.control(), "compression plan", PlanJson(), {.tag = "compression plan's check"}));
       PutIntoForce(step);
       // A new plan is looked at again when its own effect is known, on residuals and on times.
       if (plan_.id == 1 || TimeMode()) observe_from_ = std::min(observe_from_, step + config_.lead_steps());
@@ -427,8 +431,8 @@ double CompressionControl::Ramp(int64_t first_step) const {
   return since >= config_.ramp_steps() ? 1 : static_cast<double>(since) / config_.ramp_steps();
 }
 
-LayerPlan CompressionControl::Planned(const Table& table, double tightness) const {
-  const CompressionProblem problem = ProblemOf(table, tightness);
+LayerPlan CompressionControl::Planned(const Table& table, double tightness, double ramp) const {
+  const CompressionProblem problem = ProblemOf(table, tightness * ramp);
   double squares = 0;  // that errors are relative to
   for (size_t l = 0; l < codecs_.layers.size(); ++l) squares += WeightOf(table, l);
   LayerPlan plan;
@@ -447,6 +451,10 @@ LayerPlan CompressionControl::Planned(const Table& table, double tightness) cons
     return plan;
   };
   if (!(squares > 0)) return stay("the gradients are zero");
+  if (!std::isfinite(problem.budget)) {
+    return stay(absl::StrCat(codecs_.options[codecs_.uniform]->name(),
+                             " for all would leave more of some layers than it is given, which is no budget"));
+  }
   if (TimeMode()) {
     const OverlapProblem overlap = OverlapOf(problem);
     const auto best = PlanWithOverlap(overlap);
@@ -481,7 +489,8 @@ LayerPlan CompressionControl::Planned(const Table& table, double tightness) cons
     coded_error += given * share;
     coded_squares += given;
   }
-  if (coded_squares > 0) plan.coded_budget = std::sqrt(coded_error / coded_squares * problem.budget / error);
+  if (coded_squares > 0)
+    plan.coded_budget = std::sqrt(coded_error / coded_squares * problem.budget / tightness / error);
   for (size_t p = 0; p < params_.size(); ++p) {
     const int layer = layer_of_[p];
     const Param& param = *params_[p];
@@ -498,8 +507,8 @@ void CompressionControl::StartPlanning(int64_t first_step) {
   activate_at_ = first_step;
   pending_.clear();
   if (mesh_.rank() != 0) return;
-  const auto plan = [this, table = table_, tightness = tightness_ * Ramp(first_step), first_step] {
-    LayerPlan planned = Planned(table, tightness);
+  const auto plan = [this, table = table_, tightness = tightness_, first_step] {
+    LayerPlan planned = Planned(table, tightness, Ramp(first_step));
     planned.first_step = first_step;
     if (!planned.option.empty() || codecs_.layers.empty()) return ToJson(planned, codecs_).dump();
     return json{{"stays", planned.notes}}.dump();
@@ -517,7 +526,8 @@ void CompressionControl::FollowCodes(const RunErrors& codes, int64_t step) {
   const double relative = codes.error_squares / codes.squares, allowed = plan_.coded_budget * plan_.coded_budget;
   followed_ = followed_ == 0 ? relative : (1 - kFollow) * followed_ + kFollow * relative;
   far_over_ = relative > kFarOver * allowed ? far_over_ + 1 : 0;
-  over_ = followed_ > kOver * allowed ? over_ + 1 : 0;
+  const bool loose = tightness_ < 1 && followed_ < kUnder * allowed;
+  over_ = followed_ > kOver * allowed || loose ? over_ + 1 : 0;
   if (far_over_ >= kFarOverSteps) {
     if (planning_.valid()) planning_.wait();
     planning_ = {};
@@ -537,9 +547,11 @@ void CompressionControl::FollowCodes(const RunErrors& codes, int64_t step) {
     observe_from_ = step + 1;
     activate_at_ = -1;
   } else if (over_ >= kOverSteps && activate_at_ < 0 && table_.steps > 0 && (!TimeMode() || !times_.ready.empty())) {
-    tightness_ = std::max(0.1, tightness_ * allowed / followed_);
+    tightness_ = std::clamp(tightness_ * allowed / followed_, kTightest, 1.0);
     over_ = 0;
     StartPlanning(step + config_.lead_steps());
+    // The last table does not say why; the next one may.
+    if (!loose && mine_.steps == 0) observe_from_ = std::min(observe_from_, activate_at_ + 1);
   }
 }
 
@@ -575,7 +587,12 @@ void CompressionControl::VisitState(StateVisitor& visitor) {
   constexpr char kState[] = "compression.control";
   if (!visitor.Has(kState)) return;
   // A pending plan is waited for: rank 0's is what all will take.
+  json layers = json::array(), options = json::array();
+  for (const int layer : codecs_.layers) layers.push_back(params_[layer]->name);
+  for (const Codec* option : codecs_.options) options.push_back(std::string(option->name()));
   json j = {{"plan", ToJson(plan_, codecs_)},
+            {"layers", layers},
+            {"options", options},
             {"pending", mesh_.rank() == 0 ? PendingText() : ""},
             {"activate_at", activate_at_},
             {"observe_from", observe_from_},
@@ -604,8 +621,12 @@ void CompressionControl::VisitState(StateVisitor& visitor) {
   const json loaded = json::parse(text, nullptr, false);
   if (!loaded.is_object()) return;
   auto plan = FromJson(loaded.at("plan"), codecs_);
-  if (!plan.ok()) {  // other options or layers: it is planned anew
+  const bool same_layers = loaded.value("layers", json()) == layers,
+             same_options = loaded.value("options", json()) == options;
+  if (!plan.ok() || !same_layers || !same_options) {
     mine_.rows.assign(mine_.rows.size(), 0);
+    news_ = absl::StrCat("the checkpoint's compression plan is of other ", same_layers ? "options" : "layers",
+                         ": it is planned anew, and until then nothing is encoded");
     return;
   }
   plan_ = *std::move(plan);

@@ -11,8 +11,9 @@
 // layer by layer: the error of one step would hide that residuals grow. Budget: `error_budget` times the sum that
 // `codec` for all would make, of the same tables (research/lgreco.md §6.2), in the measure that `error_measure` says.
 // No layer's code may leave more than most_layer_error of it. What codes really leave is followed step by step: 10 %
-// more than the budget for 20 steps tightens it at once, on the last table; four times the squared error for 3 steps
-// falls back to `codec` for all, and errors are measured anew. What factors leave of each rank's matrices is no measure
+// more than the budget for 20 steps tightens what plans may spend, on the last table, and less than half of it for as
+// long loosens that again; four times the squared error for 3 steps falls back to `codec` for all, and errors are
+// measured anew. What factors leave of each rank's matrices is no measure
 // of the sum's error, but if it grows by half since the plan came into force, errors are measured anew. A table with a
 // NaN, or a budget that nothing meets, leaves the plan as it is. A new plan must be worth 2 %.
 #pragma once
@@ -35,15 +36,15 @@ namespace shoal {
 
 // A plan as it is broadcast, logged to plans/compression.jsonl and kept in checkpoints.
 struct LayerPlan {
-  int64_t id = 0;                                        // 0: exact, before there was one
-  int64_t first_step = 0;                                // that it is in force
-  std::vector<int> option;                               // of each planned layer, into GradientCodecs::options
-  double relative_error = 0;                             // estimate of |what waits| / |gradients|, in the error measure
-  double relative_budget = 0;                            // likewise, of the budget
-  double coded_budget = 0;                               // likewise, of layers that travel as bytes; 0: none does
-  double cost = 0, bound = 0;                            // bytes, or seconds until the last bucket is there
-  double uniform_cost = 0;                               // of the uniform default
-  double exposed_seconds = -1;                           // predicted; < 0: LGRECO_BYTES does not know
+  int64_t id = 0;               // 0: exact, before there was one
+  int64_t first_step = 0;       // that it is in force
+  std::vector<int> option;      // of each planned layer, into GradientCodecs::options
+  double relative_error = 0;    // estimate of |what waits| / |gradients|, in the error measure
+  double relative_budget = 0;   // likewise, of the budget
+  double coded_budget = 0;      // likewise, of layers that travel as bytes, before it is tightened; 0: none does
+  double cost = 0, bound = 0;   // bytes, or seconds until the last bucket is there
+  double uniform_cost = 0;      // of the uniform default
+  double exposed_seconds = -1;  // predicted; < 0: LGRECO_BYTES does not know
   double bytes = 0, uniform_bytes = 0, plain_bytes = 0;  // of codes, of the default's, of f32
   std::string notes;
 };
@@ -73,7 +74,7 @@ class CompressionControl : public Stateful {
   std::string PlanJson() const;
 
   // Plan, pending plan, tables and what is followed: a resumed run plans on as if it had never stopped, but that
-  // LGRECO_TIME measures the times of steps anew.
+  // LGRECO_TIME measures the times of steps anew. State of other layers or options is left alone and planned anew.
   void VisitState(StateVisitor& visitor) override;
 
  private:
@@ -106,7 +107,7 @@ class CompressionControl : public Stateful {
   OverlapProblem OverlapOf(CompressionProblem layers) const;
   void CorrectCosts();
   void StartPlanning(int64_t first_step);
-  LayerPlan Planned(const Table& table, double tightness) const;
+  LayerPlan Planned(const Table& table, double tightness, double ramp) const;
   int64_t RampStage() const { return config_.ramp_steps() / 4; }
   double Ramp(int64_t first_step) const;
   std::string PendingText();
@@ -132,7 +133,7 @@ class CompressionControl : public Stateful {
   std::future<std::string> planning_;              // rank 0's
   std::string pending_;                            // its result, once asked for; or from a checkpoint
   double tightness_ = 1, followed_ = 0;  // share of the budget that plans may spend; EMA of the relative squared error
-  int64_t over_ = 0, far_over_ = 0;      // steps in a row
+  int64_t over_ = 0, far_over_ = 0;      // steps in a row; over_: or so far below a tightened budget
   double factors_followed_ = 0, factors_at_first_ = 0;
   std::string news_;  // to be told at the next step
   std::vector<const Codec*> turns_;

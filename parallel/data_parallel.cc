@@ -481,7 +481,7 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const Tensor& in, const Tensor
   auto& buffers = buffers_->buckets[bucket];
   // Later rounds of a step go on where the one before ended, at the same rate.
   const bool first = flights_ == nullptr || micro_batches_ <= 1;
-  const double ratio = first && rate_ > 0 && committed_rate_ > 0 ? std::clamp(committed_rate_ / rate_, 0.1, 10.0) : 1;
+  const double ratio = first ? ResidualScale() : 1;
   // Nothing is left behind before the first code, and nothing after an exact step.
   using Residual = Buffers::PerBucket::Residual;
   buffers.leaves = AllExact(bucket) ? Residual::kZero : Residual::kHeld;
@@ -516,8 +516,23 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const Tensor& in, const Tensor
       {.tag = tag});
 }
 
+double DataParallel::ResidualScale() const {
+  return rate_ > 0 && committed_rate_ > 0 ? std::clamp(committed_rate_ / rate_, 0.1, 10.0) : 1;
+}
+
+// What codes of more ranks had left behind joins the first gradients of a run that goes on alone.
+void DataParallel::AddInherited() {
+  const auto scale = static_cast<float>(ResidualScale());
+  for (size_t b = 0; b < inherited_.size(); ++b) {
+    const float* const from = inherited_[b].data<float>();
+    float* const to = buffers_->buckets[b].grads.data<float>();
+    for (int64_t i = 0; i < inherited_[b].size(); ++i) to[i] += scale * from[i];
+  }
+}
+
 void DataParallel::CommitResiduals(ThreadPool& pool, double rate) {
   if (factored_ != nullptr) factored_->Commit();
+  inherited_.clear();
   if (!KeepsResiduals()) return;
   OpContext ctx{.pool = &pool};
   for (auto& buffers : buffers_->buckets) {
@@ -532,8 +547,9 @@ void DataParallel::CommitResiduals(ThreadPool& pool, double rate) {
 }
 
 absl::Status DataParallel::FinishLoad() {
+  const bool reset = options_.codecs != nullptr && options_.codecs->resume == config::CompressionConfig::RESET;
+  if (reset) inherited_.clear();
   if (!KeepsResiduals()) return loaded_;
-  const bool reset = options_.codecs->resume == config::CompressionConfig::RESET;
   for (auto& buffers : buffers_->buckets) {
     if (reset) std::memset(buffers.residual.raw(), 0, static_cast<size_t>(buffers.residual.bytes()));
     buffers.holds = reset ? Buffers::PerBucket::Residual::kZero : Buffers::PerBucket::Residual::kHeld;
@@ -597,6 +613,7 @@ absl::Status DataParallel::FinishReductions() {
   for (auto& buffers : buffers_->buckets) {
     if (buffers.work != nullptr && status.ok()) status = buffers.work->Wait();
   }
+  AddInherited();
   if (status.ok()) status = FinishFactors();
   observe_ = nullptr;
   reduce_wait_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -623,13 +640,18 @@ absl::Status DataParallel::PublishWeights(ThreadPool& pool) {
 }
 
 // A rank's residual of a tensor is part `rank` of "<name>/residual", the ranks' residuals one after the other. What
-// matters of them is their sum, so another number of ranks takes an equal share of it each.
+// matters of them is their sum, so another number of ranks takes an equal share of it each. One rank has them only
+// until its first gradients have taken them.
 void DataParallel::VisitResiduals(StateVisitor& visitor) {
   constexpr char kRanks[] = "residuals.ranks", kRate[] = "residuals.rate";
   if (!visitor.Has(kRanks)) return;  // of a run without error feedback
-  int64_t ranks = mesh_.size();
+  int64_t ranks = KeepsResiduals() || !inherited_.empty() ? mesh_.size() : 0;
   visitor.Scalar(kRanks, ranks);
   visitor.Scalar(kRate, committed_rate_);
+  if (ranks == 0) return;
+  if (!KeepsResiduals() && inherited_.empty()) {
+    for (const Bucket& bucket : plan_.buckets) inherited_.push_back(Tensor::Zeros({bucket.size}, DType::kF32));
+  }
   if (ranks != mesh_.size() && options_.codecs->resume == config::CompressionConfig::EXACT) {
     loaded_ = absl::FailedPreconditionError(
         absl::StrCat("the checkpoint holds residuals of gradient codes of ", ranks, " ranks, and this run has ",
@@ -642,7 +664,8 @@ void DataParallel::VisitResiduals(StateVisitor& visitor) {
     for (size_t i = 0; i < bucket.params.size(); ++i) {
       const Param& param = *params_[bucket.params[i]];
       const int64_t n = param.size();
-      const Tensor mine = buffers_->buckets[b].residual.Rows(bucket.offsets[i], bucket.offsets[i] + n);
+      const Tensor& residual = KeepsResiduals() ? buffers_->buckets[b].residual : inherited_[b];
+      const Tensor mine = residual.Rows(bucket.offsets[i], bucket.offsets[i] + n);
       const std::string name = param.name + "/residual";
       if (ranks == mesh_.size()) {
         visitor.Shard(name, mine, {{ranks * n}, {mesh_.rank() * n}, {n}});
@@ -661,7 +684,7 @@ void DataParallel::VisitResiduals(StateVisitor& visitor) {
 
 void DataParallel::VisitState(StateVisitor& visitor) {
   if (Encodes() && visitor.Has(kEncodedSteps)) visitor.Scalar(kEncodedSteps, encoded_steps_);
-  if (KeepsResiduals()) VisitResiduals(visitor);
+  if (KeepsResiduals() || Inherits()) VisitResiduals(visitor);
   if (factored_ != nullptr) factored_->VisitState(visitor);
   for (const OwnedPiece& piece : buffers_->pieces) {
     visitor.TrueShape(piece.param->name, piece.param->shape);

@@ -171,6 +171,13 @@ class DataParallel : public ParamSource, public Stateful {
   void BindGradients(size_t bucket);
   bool Encodes() const { return options_.codecs != nullptr && mesh_.size() > 1; }
   bool KeepsResiduals() const { return Encodes() && options_.codecs->feedback == GradientCodecs::Feedback::kYes; }
+  // A rank alone encodes nothing, but a checkpoint of more ranks may hold what their codes left behind.
+  bool Inherits() const {
+    return options_.codecs != nullptr && mesh_.size() == 1 &&
+           options_.codecs->feedback == GradientCodecs::Feedback::kYes;
+  }
+  double ResidualScale() const;
+  void AddInherited();
   WorkPtr StartEncoded(size_t bucket, const Tensor& in, const Tensor& out, const std::string& tag);
   bool AllExact(size_t bucket) const;
   void StartFactors(size_t bucket, float residual_scale);
@@ -191,6 +198,7 @@ class DataParallel : public ParamSource, public Stateful {
   double last_began_ = 0, backward_end_ = 0;
   int64_t encoded_steps_ = 0;             // rounds of reductions begun, for stochastic codecs
   double rate_ = 0, committed_rate_ = 0;  // 0: unknown
+  std::vector<Tensor> inherited_;         // by bucket: residuals that a rank alone has loaded and not used yet
   int64_t micro_batches_ = 0;             // begun in this step
   bool shards_weights_ = false;           // this rank keeps its run of the weights alone
   struct Buffers;

@@ -6,6 +6,10 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
+#include "comm/world.h"
+#include "launch/compression_setup.h"
+
 namespace shoal {
 namespace {
 
@@ -137,6 +141,26 @@ TEST(Calibration, CostsOfCollectivesAndCodecsAreKept) {
   EXPECT_EQ(ExchangeText(*read), ExchangeText(costs));
   EXPECT_EQ(read->codecs.at("q4").decode.per_byte, 1e-10);
   EXPECT_TRUE(absl::IsDataLoss(ParseExchange("{}").status()));
+}
+
+// A calibration of the same ranks and hosts, whose links were memory: measured again, or refused where it is named.
+TEST(Calibration, OfOtherLinksIsNotTaken) {
+  const std::string path = absl::StrCat(testing::TempDir(), "/other_links.json");
+  std::filesystem::remove(path);
+  Calibration calibration;
+  calibration.key = {"node", 2, 1, config::RuntimeConfig::FP32};
+  calibration.exchange = {.ranks = 2, .all_reduce = {1e-6, 1e-11}};
+  ASSERT_TRUE(WriteCalibration(path, calibration).ok());
+  config::Job job;
+  job.mutable_runtime()->set_calibration(path);
+  CommOptions options;
+  options.thread_link_bytes_per_second = 100e6 / 8;
+  const absl::Status status = RunThreadRanks(2, options, [&](int, Communicator& world) -> absl::Status {
+    std::string how;
+    return ExchangeCostsFor(job, calibration.key, GradientCodecs(), world, &how).status();
+  });
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("is of other links: 1 MiB is all-reduced in 0.0 ms there, "));
 }
 
 // alpha + beta s of exact points; never negative.

@@ -103,6 +103,36 @@ TEST(Config, ImpossibleCombinationsCarryTheirPlace) {
   EXPECT_THAT(message, HasSubstr("data.dataset is not given"));
 }
 
+TEST(Config, PlannedCodesWaitForTheLearningRate) {
+  const std::string job =
+      "model { transformer { layers: 1 width: 32 heads: 4 } }\ndata { dataset { path: \"d\" } max_tokens: 64 }\n"
+      "duration { steps: 1000 }\n";
+  const std::string planned = "comm { compression { mode: LGRECO_BYTES } }",
+                    uniform = "comm { compression { mode: UNIFORM codec: \"q4\" } }";
+  struct Row {
+    std::string text;
+    int exact_steps;
+  };
+  const Row rows[] = {
+      {"global_batch { tokens: 1000 } optim { schedule { warmup { steps: 70 } } }" + planned, 70},
+      {"global_batch { tokens: 1000 } optim { schedule { warmup { tokens: 70001 } } }" + planned, 71},
+      {"global_batch { sequences: 8 } optim { schedule { warmup { samples: 400 } } }" + planned, 50},
+      {"global_batch { sequences: 8 } optim { schedule { warmup { steps: 5 } } }" + planned, 20},
+      {"global_batch { sequences: 8 } optim { schedule { warmup { tokens: 90000 } } }" + planned, 20},  // who knows
+      {"global_batch { sequences: 8 } optim { schedule { warmup { steps: 70 } } }" + uniform, 20},
+      {"global_batch { sequences: 8 } optim { schedule { warmup { steps: 70 } } }"
+       "comm { compression { mode: LGRECO_BYTES warmup_steps: 30 } }",
+       30}};
+  for (const Row& row : rows) {
+    LoadedJob loaded;
+    ConfigErrors errors;
+    ParseTextConfig(job + row.text, "job.textproto", loaded.job, errors, loaded.places);
+    const auto resolved = ResolveJob(loaded, 2);
+    ASSERT_TRUE(resolved.ok()) << resolved.status();
+    EXPECT_EQ(resolved->comm().compression().warmup_steps(), row.exact_steps) << row.text;
+  }
+}
+
 // "optim.adamw.beta1: double = 0.9" of every field below `d`.
 void ListFields(const google::protobuf::Descriptor& d, const std::string& path, std::string& to) {
   for (int i = 0; i < d.field_count(); ++i) {
@@ -191,6 +221,14 @@ TEST(Config, ResolvedTextReadsBackAndOnlyResultsCount) {
   EXPECT_TRUE(ResultChanges(*job, again, {"optim.learning_rate"}).empty());
   EXPECT_TRUE(ResultChanges(*job, again, {"optim"}).empty()) << "a group accepts its fields";
   EXPECT_EQ(ResultChanges(*job, again, {"opt"}).size(), 1u);
+  // Gradients' codes change results; what becomes of earlier ones' residuals, buckets and deadlines do not count.
+  config::Job codes = *job;
+  codes.mutable_comm()->set_deadline_seconds(10);
+  codes.mutable_comm()->mutable_compression()->set_resume(config::CompressionConfig::RESET);
+  EXPECT_TRUE(ResultChanges(*job, codes, {}).empty());
+  codes.mutable_comm()->mutable_compression()->set_codec("q2");
+  EXPECT_THAT(ResultChanges(*job, codes, {}), testing::ElementsAre("comm.compression.codec: unset -> \"q2\""));
+  EXPECT_TRUE(ResultChanges(*job, codes, {"comm"}).empty());
   again.mutable_optim()->mutable_sgd();
   EXPECT_THAT(ResultChanges(*job, again, {"optim"}), testing::ElementsAre(HasSubstr("optim.kind: AdamW -> SGD")));
   EXPECT_TRUE(ResultChanges(*job, again, {"optim", "optim.kind"}).empty());

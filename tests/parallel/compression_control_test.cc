@@ -69,6 +69,8 @@ struct Steps {
   int64_t from_step = 1, steps = 12;
   int64_t skipped = -1, bad = -1;  // a step not taken; one whose gradient holds a NaN on one rank, and so is not taken
   float growth = 1;                // of the last layer's gradient after step 13
+  int64_t growth_until = 1000;     // and until this one
+  float outlier = 0;               // two in every block, of both signs; 0: none
   int64_t rank_two_until = 0;      // until that step gradients have rank 2, and then any
   std::string load = {}, save = {};
   std::vector<std::string> turns = {};
@@ -121,7 +123,8 @@ absl::Status Go(const Steps& run, Seen& seen) {
           grad.data<float>()[e] = step <= run.rank_two_until
                                       ? RankTwoGrad(rank, step, static_cast<int>(i), e / columns, e % columns)
                                       : UnevenGrad(rank, step, static_cast<int>(i), e);
-          if (i == 4 && step > 13) grad.data<float>()[e] *= run.growth;
+          if (i == 4 && step > 13 && step <= run.growth_until) grad.data<float>()[e] *= run.growth;
+          if (run.outlier > 0 && e % 64 < 2) grad.data<float>()[e] = e % 2 == 0 ? run.outlier : -run.outlier;
         }
         if (step == run.bad && rank == 1 && i == 2) grad.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
         dp->Ready(params[i]);
@@ -290,10 +293,50 @@ TEST(CompressionControl, OtherOptionsOrRanksOnResumePlanAnew) {
   Steps run{.from_step = 10, .steps = 6, .load = folder};
   run.config.add_options("bf16");
   ASSERT_TRUE(Go(run, other).ok());
-  EXPECT_THAT(other.news[0], HasSubstr("13: compression plan 1: "));  // 2 steps measured, 2 to plan
+  EXPECT_THAT(other.news[0], HasSubstr("10: the checkpoint's compression plan is of other options"));
+  EXPECT_THAT(other.news[1], HasSubstr("13: compression plan 1: "));  // 2 steps measured, 2 to plan
   const absl::Status status = Go({.ranks = 2, .from_step = 10, .steps = 6, .load = folder}, fewer);
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_GE(fewer.plans[0].id, first.plans[0].id);
+}
+
+// As many layers, but not the same ones: their plan would be the neighbours'.
+TEST(CompressionControl, OtherLayersOnResumePlanAnew) {
+  const std::string folder = absl::StrCat(testing::TempDir(), "/control_other_layers");
+  std::filesystem::remove_all(folder);
+  Seen first, other;
+  Steps run{.steps = 9, .save = folder};
+  run.config.add_exempt("^a");
+  ASSERT_TRUE(Go(run, first).ok());
+  run = {.from_step = 10, .steps = 2, .load = folder};
+  run.config.add_exempt("^d");
+  ASSERT_TRUE(Go(run, other).ok());
+  EXPECT_THAT(other.news[0], HasSubstr("10: the checkpoint's compression plan is of other layers"));
+  EXPECT_EQ(other.plans[0].id, 0);
+  EXPECT_THAT(other.of_layers, testing::Each("fp32"));
+}
+
+TEST(CompressionControl, AComingPlanOfOtherOptionsIsForgottenOnResume) {
+  const std::string folder = absl::StrCat(testing::TempDir(), "/control_other_pending");
+  std::filesystem::remove_all(folder);
+  Seen first, other;
+  ASSERT_TRUE(Go({.steps = 5, .save = folder}, first).ok());
+  EXPECT_EQ(first.plans[0].id, 0);
+  Steps run{.from_step = 6, .steps = 6, .load = folder};
+  run.config.add_options("bf16");
+  const absl::Status status = Go(run, other);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_THAT(other.news[1], HasSubstr("9: compression plan 1: "));
+}
+
+// Outliers make q2's random rounding leave more than there is: no plan may spend that.
+TEST(CompressionControl, ADefaultThatLeavesMoreThanItIsGivenIsNoBudget) {
+  Seen seen;
+  Steps run{.steps = 8, .outlier = 5};
+  run.config.set_codec("q2_stochastic");
+  ASSERT_TRUE(Go(run, seen).ok());
+  EXPECT_THAT(seen.news[0], HasSubstr("q2_stochastic for all would leave more of some layers than it is given"));
+  EXPECT_THAT(seen.of_layers, testing::Each("fp32"));
 }
 
 // A layer that was small when it was planned, and is not any more: what its code leaves out is far above the budget.
@@ -306,6 +349,28 @@ TEST(CompressionControl, ErrorsFarAboveTheBudgetFallBackToTheDefault) {
   EXPECT_EQ(seen.plans[0].notes, "errors were far above the budget");
   EXPECT_GT(seen.errors[13], seen.plans[0].relative_budget);
   EXPECT_LT(seen.errors.back(), 0.2);
+}
+
+// A layer that grows until codes leave more than allowed, though not far more: plans may spend less, and what is
+// measured anew is within the budget. Once it is small again, plans may spend all of it.
+TEST(CompressionControl, ErrorsAboveTheBudgetTightenItAsLongAsTheyAre) {
+  Seen seen;
+  Steps run{.steps = 140, .growth = 20, .growth_until = 60};
+  run.config.set_replan_every_steps(1000);
+  ASSERT_TRUE(Go(run, seen).ok());
+  const double allowed = seen.plans[0].coded_budget;
+  const auto mean = [&](int64_t first, int64_t last) {
+    double sum = 0;
+    for (int64_t s = first; s <= last; ++s) sum += std::pow(seen.errors[static_cast<size_t>(s - 1)], 2);
+    return std::sqrt(sum / static_cast<double>(last - first + 1));
+  };
+  EXPECT_GT(mean(15, 30), 1.1 * allowed);
+  const double tight = mean(42, 58);
+  EXPECT_LT(tight, allowed);
+  EXPECT_GT(mean(130, 140), tight);
+  EXPECT_LT(mean(130, 140), allowed);
+  EXPECT_NEAR(seen.plans[0].relative_budget, 0.0446, 0.0005);  // as it was at first: see the news of plan 1
+  EXPECT_THAT(seen.news[0], HasSubstr("of 0.0446 allowed"));
 }
 
 // What a sum of factors leaves out grows when gradients gain rank: errors are measured anew long before it is time.
