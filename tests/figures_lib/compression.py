@@ -19,7 +19,7 @@ HEAD = "10.213.0.1"  # node 0 of a virtual cluster
 PLANNED = ["comm.compression={ mode: LGRECO_TIME warmup_steps: 12 lead_steps: 8 table_steps: 2 replan_every_steps: 200 }"]
 PLANNED_WARMUP = 47  # steps until a plan that knows the times of the one before has been looked at again
 PLAIN = dict(fp32=[], bf16=['comm.compression={ mode: UNIFORM codec: "bf16" error_feedback: false }'])
-CODES = ("q8", "q6", "q5", "q4")  # that the plan takes turns with
+CODES = ("q8", "q6", "q5", "ecsq_4", "q4")  # that the plan takes turns with
 
 
 def planner():
@@ -98,7 +98,7 @@ def steps_at(rate):
 
     All others run before the plan's steps and again, backwards, after them: what the machine's speed drifts by falls out of their means.
     """
-    steps, cycles = (5, 4) if rate == "100mbit" else (12, 24)
+    steps, cycles = (5, 4) if rate == "100mbit" else (12, 20)
     times, planned, waits = {}, [], []
     with cluster(rate) as on_all, tempfile.TemporaryDirectory() as folder:
         job = shoal_job(pathlib.Path(folder), BYTELM, 2 * NODES, 256)
@@ -145,7 +145,7 @@ def compression_steps():
                              [d / o for d, o in zip(ddp, ours)], goals[rate][1]))
         over = {name: [o / t for o, t in zip(ours, times[name])] for name in PLAIN}
         over |= {code: [statistics.median(one["ratios"][code]) for one in planned] for code in CODES}
-        # q4 leaves more than the plan's budget, the error of q5, allows.
+        # q4 leaves four times the plan's budget, which is the error of q5.
         best = max((name for name in over if name != "q4"), key=lambda name: statistics.median(over[name]))
         rows.append(at_most(f"steps_{rate}_never_worse", spell("lgreco_time"), f"{best} {spell(best)}", over[best], 1.02,
                             notes("the plan over others: " + ", ".join(f"{name} {statistics.median(r):.3f}" for name, r in over.items()),
