@@ -68,6 +68,7 @@ struct Steps {
   int ranks = 3, zero = 0;
   int64_t from_step = 1, steps = 12;
   int64_t skipped = -1, bad = -1;  // a step not taken; one whose gradient holds a NaN on one rank, and so is not taken
+  bool takes_bad = false;          // the step with the NaN counts, as with optim.guard { skip_non_finite: false }
   float growth = 1;                // of the last layer's gradient after step 13
   int64_t growth_until = 1000;     // and until this one
   float outlier = 0;               // two in every block, of both signs; 0: none
@@ -133,7 +134,7 @@ absl::Status Go(const Steps& run, Seen& seen) {
       const RunErrors mine = dp->codec_errors();
       SHOAL_ASSIGN_OR_RETURN(const auto sums, AllReduceValues(world, {mine.squares, mine.error_squares}, ReduceOp::kSum,
                                                               {.tag = "errors"}));
-      const bool taken = step != run.skipped && step != run.bad;
+      const bool taken = step != run.skipped && (step != run.bad || run.takes_bad);
       SHOAL_RETURN_IF_ERROR(
           control.EndStep(step, {sums[0], sums[1]}, dp->factor_errors(),
                           taken ? CompressionControl::Outcome::kTaken : CompressionControl::Outcome::kSkipped));
@@ -268,6 +269,15 @@ TEST(CompressionControl, SkippedStepsAndNaNsAreInNoTable) {
     EXPECT_THAT(seen->news[0], HasSubstr("7: compression plan 1"));
     EXPECT_TRUE(std::isfinite(seen->last[0]));
   }
+}
+
+TEST(CompressionControl, ATableWithANaNLeavesThePlanAsItIs) {
+  Seen plain, bad;
+  ASSERT_TRUE(Go({.steps = 12}, plain).ok());
+  EXPECT_THAT(plain.news[1], HasSubstr("11: compression plan 1 stays"));  // of a table of steps 8 and 9
+  ASSERT_TRUE(Go({.steps = 12, .bad = 9, .takes_bad = true}, bad).ok());
+  EXPECT_EQ(bad.news.size(), 1U);
+  EXPECT_EQ(bad.plans[0].option, plain.plans[0].option);
 }
 
 TEST(CompressionControl, ResumedEqualsUninterrupted) {
