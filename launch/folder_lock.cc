@@ -15,11 +15,21 @@
 namespace shoal {
 namespace {
 
+// A killed process answers signals until somebody reaps it, which the first process of a container may never do.
+bool IsZombie(long pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
+  std::string stat;
+  std::getline(file, stat);
+  const size_t name_end = stat.rfind(')');
+  return name_end != std::string::npos && stat.compare(name_end, 3, ") Z") == 0;
+}
+
 struct LockFile {
   std::string host, job_id;
   long pid = 0;
   bool OfDeadProcess() const {
-    return host == HostName() && (pid <= 0 || (::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH));
+    if (host != HostName()) return false;
+    return pid <= 0 || (::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH) || IsZombie(pid);
   }
   std::string Text() const {
     return absl::StrCat("process ", pid, " on ", host, job_id.empty() ? "" : absl::StrCat(" (Slurm job ", job_id, ")"));

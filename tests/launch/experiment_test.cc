@@ -1,6 +1,8 @@
 // Sweeps without running any: expansion, names, what is finished or changed, results and their statistics.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -376,6 +378,13 @@ TEST(FolderLock, IsHeldByOneLiveProcess) {
   std::ofstream(folder + "/lock") << HostName() << " 999999999\n";
   EXPECT_FALSE(FolderLock::Holder(folder).has_value());
   EXPECT_TRUE(FolderLock::Take(folder, {"sweep folder", "Wait"}).ok()) << "the lock of a dead process is taken over";
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  siginfo_t ended;
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOWAIT), 0);
+  std::ofstream(folder + "/lock") << HostName() << " " << child << "\n";
+  EXPECT_FALSE(FolderLock::Holder(folder).has_value()) << "a process that has ended and that nobody has reaped";
+  ::waitpid(child, nullptr, 0);
   std::ofstream(folder + "/lock") << "elsewhere 1 77\n";
   EXPECT_EQ(*FolderLock::Holder(folder), "process 1 on elsewhere (Slurm job 77)");
 }

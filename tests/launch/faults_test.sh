@@ -13,9 +13,9 @@ global_batch { tokens: 128 } duration { steps: 1000000 } comm { deadline_seconds
 failures=0
 fail() { echo "FAILED: $1"; cat "$work/log"; failures=$((failures + 1)); }
 
-# start NAME: two ranks run; waits until they train. Sets $mpirun and $ranks.
+# start NAME FLAG...: two ranks run; waits until they train. Sets $mpirun and $ranks.
 start() {
-  mpirun -n 2 --oversubscribe --bind-to none "$shoal" train "$work/job" --run_dir "$work/$1" >"$work/log" 2>&1 &
+  mpirun -n 2 --oversubscribe --bind-to none "$shoal" train "$work/job" --run_dir "$work/$1" "${@:2}" >"$work/log" 2>&1 &
   mpirun=$!
   for _ in $(seq 100); do
     [ -s "$work/$1/metrics.jsonl" ] && break
@@ -76,6 +76,24 @@ both() {
   code=$?
   [ $code -eq "$want" ] && grep -qF -- "$text" "$work/log" || fail "$name: exit $code (wanted $want, and '$text')"
 }
+
+# A rank is killed while gradients travel as codes. What codes left out is in the checkpoint: resumed, losses are those of a run that never stopped.
+codes=(--set 'comm.compression={ mode: UNIFORM codec: "q4" block: 128 min_elements: 512 }' --set 'checkpoint={ every { steps: 100 } }' --set duration.steps=3000)
+start codes "${codes[@]}"
+for _ in $(seq 100); do
+  [ -e "$work/codes/checkpoints/latest" ] && break
+  sleep 0.05
+done
+kill -KILL "${ranks[1]}"
+ended 20
+[ $code -ne 0 ] && [ -e "$work/codes/checkpoints/latest" ] || fail "killed among codes: exit $code, or no checkpoint"
+both "killed among codes, resumed" 0 "resumed at step" -n 2 "$shoal" train "$work/job" --run_dir "$work/codes" "${codes[@]}"
+both "codes, not killed" 0 "finished at step 3000" -n 2 "$shoal" train "$work/job" --run_dir "$work/unstopped" "${codes[@]}"
+losses() { sed -n 's/.*"loss":\([^,]*\).*"step":\([0-9]*\).*/\2 \1/p' "$work/$1/metrics.jsonl"; }
+[ "$(losses codes | wc -l)" -eq 3000 ] && cmp -s <(losses codes) <(losses unstopped) || fail "killed among codes: other losses, $(diff <(losses codes) <(losses unstopped) | head -3)"
+"$shoal" diff "$work/codes" "$work/unstopped" >"$work/log" 2>&1; "$shoal" inspect "$work/codes" >>"$work/log" 2>&1
+grep -q "^\([0-9]*\) of \1 tensors are equal" "$work/log" && grep -q "/residual" "$work/log" || fail "killed among codes: other state, or none of what codes left out"
+
 train=("$shoal" train "$work/job" --set duration.steps=2)
 both "ranks of different jobs" 7 "ranks differ in their job" -n 1 "${train[@]}" --run_dir "$work/differ" : -n 1 "${train[@]}" --run_dir "$work/differ" --set seed=5
 PMI_SIZE=4 "${train[@]}" --run_dir "$work/misled" >"$work/log" 2>&1
