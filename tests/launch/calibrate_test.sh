@@ -25,5 +25,12 @@ check "predicted step time" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$w
 check "of scaled residual branches too" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json" --set 'optim.width_rule={ preset: COMPLETE_P base_width: 8 base_depth: 2 }'
 check "predicted and measured" 0 "ms, measured " "$shoal" train "$work/job" --run_dir "$work/run8" --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
 check "calibrate for two ranks" 0 "holds the calibration of 2 ranks x 1 thread, FP32" "$shoal" calibrate --local_ranks 2 --threads 1 --compute FP32 --out "$work/calibration.json"
+# A file of other ranks, as plans of codes read it, or of another host is refused, with what it is of and what the run is.
+foreign=("$shoal" train "$work/job" --set runtime.threads_per_rank=1 --set runtime.compute=FP32)
+of_both() { echo "$1.json is of 2 ranks x 1 thread, FP32, on $2; of 1 rank x 1 thread, FP32, on $2; this run is of $3 x 1 thread, FP32, on $(hostname); make one: "; }
+check "of other ranks" 2 "$(of_both calibration "$(hostname)" "3 ranks")mpirun -n 3 " "${foreign[@]}" --run_dir "$work/foreign3" --local_ranks 3 \
+  --set 'global_batch={ tokens: 96 }' --set 'comm.compression={ mode: LGRECO_TIME }' --set runtime.calibration="$work/calibration.json"
+sed 's/"host": *"[^"]*"/"host":"elsewhere"/' "$work/calibration.json" >"$work/elsewhere.json"
+check "of another host" 2 "$(of_both elsewhere elsewhere "1 rank")shoal calibrate " "${foreign[@]}" --run_dir "$work/foreign1" --set runtime.calibration="$work/elsewhere.json"
 check "both are kept" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
 exit $((failures > 0))

@@ -340,6 +340,38 @@ TEST_F(TrainerTest, ResumesOnAnotherNumberOfRanks) {
   for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(rest.losses[i], whole.losses[3 + i], 2e-5 * whole.losses[3 + i]);
 }
 
+// Nothing that codes left out is lost on other ranks: under plain SGD, what a step applies and what it leaves are
+// together the gradient, the same with and without residuals, and the residuals of the run before.
+TEST_F(TrainerTest, ResidualsGoOnOnAnotherNumberOfRanks) {
+  const auto run = [&](const std::string& name) { return folder_ + "/" + name; };
+  const auto job = [&](const std::string& resume, int steps) {
+    return Job({"comm.compression={ mode: UNIFORM codec: \"q4\" block: 128 min_elements: 512 resume: " + resume + " }",
+                "parallel.zero=0", "optim.sgd={ momentum: 0 }", "optim.clip_norm=0", "optim.learning_rate=0.5",
+                "optim.schedule={ shape: CONSTANT }", absl::StrCat("duration.steps=", steps)});
+  };
+  // Of a weight: its values, and the sum over ranks of what codes left of it.
+  const auto read = [&](const std::string& from, const char* part, int ranks) {
+    const auto reader = CheckpointReader::Open(*FindCheckpoint(run(from)));
+    const Tensor all = *reader->Read(absl::StrCat("blocks.0.mlp.up.weight", part));
+    std::vector<double> sum(static_cast<size_t>(all.size() / ranks));
+    for (int64_t i = 0; i < all.size(); ++i) sum[static_cast<size_t>(i) % sum.size()] += all.data<float>()[i];
+    return sum;
+  };
+  Run(job("FOLD", 3), 2, run("before"));
+  for (const char* resume : {"FOLD", "RESET", "EXACT"})
+    std::filesystem::copy(run("before"), run(resume), std::filesystem::copy_options::recursive);
+  const absl::Status refused = Start({.job = job("EXACT", 4), .run_dir = run("EXACT")}, 3).status;
+  EXPECT_EQ(ExitCodeFor(refused), ExitCode::kConfig);
+  EXPECT_THAT(refused.message(), testing::HasSubstr("residuals of gradient codes of 2 ranks, and this run has 3"));
+  EXPECT_EQ(Run(job("FOLD", 4), 3, run("FOLD")).losses, Run(job("RESET", 4), 3, run("RESET")).losses);
+  const auto carried = read("before", "/residual", 2), folded = read("FOLD", "/residual", 3),
+             fresh = read("RESET", "/residual", 3), with = read("FOLD", "", 1), without = read("RESET", "", 1);
+  for (size_t i = 0; i < with.size(); ++i)
+    ASSERT_NEAR(folded[i] - fresh[i] + (without[i] - with[i]) / 0.5, carried[i], 1e-6) << i;
+  EXPECT_GT(*std::max_element(carried.begin(), carried.end()), 1e-4) << "there is something to lose";
+  EXPECT_EQ(Run(job("FOLD", 8), 3, run("FOLD")).losses.size(), 4u) << "it goes on";
+}
+
 TEST_F(TrainerTest, AnotherOptimizersCheckpointIsRefusedOrItsMomentsAreLeft) {
   const std::string run = folder_ + "/run";
   const Result adamw = Run(Job({"duration.steps=3"}), 2, run);
