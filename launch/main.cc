@@ -241,6 +241,11 @@ int main(int argc, char** argv) {
                    "repeated")
       ->expected(1)
       ->take_all();
+  experiment
+      ->add_option("--point", sweep_args.sweep.points,
+                   "add a step to an axis: AXIS:LABEL=path.to.field=value, or AXIS:VALUE; may be repeated")
+      ->expected(1)
+      ->take_all();
   auto* one = experiment->add_option("--run", sweep_args.run, "only this run, by number or name");
   auto* list = experiment->add_flag("--list", sweep_list, "name the runs and where they stand, and do not run them");
   auto* collect = experiment->add_flag("--collect", sweep_collect, "write the results of what is finished");

@@ -503,7 +503,7 @@ class Trainer {
       record.codec_error = std::sqrt(scalars[kCodecErrors] / scalars[kEncodedSquares]);
     }
     record.reduce_exposed_seconds = dp_->reduce_wait_seconds();
-    if (codecs_ != nullptr) record.reduced_bytes = dp_->reduced_bytes();
+    record.reduced_bytes = dp_->reduced_bytes();
     if (record.unit == StepRecord::Unit::kImages)
       record.accuracy = scalars[kCorrect] / static_cast<double>(inputs.units);
     SHOAL_ASSIGN_OR_RETURN(record.skip_reason, guard_.Check(record.loss, record.grad_norm));

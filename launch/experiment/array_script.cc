@@ -13,6 +13,7 @@ std::string ExperimentCommand(const Sweep& sweep, const SweepArgs& args, const s
                                      ShellQuoted(sweep.folder));
   for (const std::string& set : args.sets) absl::StrAppend(&command, " --set ", ShellQuoted(set));
   for (const std::string& override : args.overrides) absl::StrAppend(&command, " --sweep ", ShellQuoted(override));
+  for (const std::string& point : args.points) absl::StrAppend(&command, " --point ", ShellQuoted(point));
   return command;
 }
 

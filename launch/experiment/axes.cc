@@ -6,18 +6,24 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "launch/experiment/results.h"
+#include "runtime/base/str.h"
 
 namespace shoal {
 namespace {
+
+std::string NameOf(const config::Axis& axis) {
+  return axis.has_name() ? axis.name() : axis.field().substr(axis.field().rfind('.') + 1);
+}
 
 // The values or points of one axis.
 AxisSteps StepsOf(const config::Axis& axis, const std::string& field, const std::string& file,
                   const FieldPlaces& places, ConfigErrors& errors) {
   AxisSteps result;
   result.place = PlaceOf(field, file, places);
-  result.name = axis.has_name() ? axis.name() : axis.field().substr(axis.field().rfind('.') + 1);
+  result.name = NameOf(axis);
   result.field = axis.field();
   result.field_place = PlaceOf(field + ".field", file, places);
   const std::string what = absl::StrCat("axis '", result.name, "'");
@@ -48,6 +54,41 @@ AxisSteps StepsOf(const config::Axis& axis, const std::string& field, const std:
 }
 
 }  // namespace
+
+void AddPoint(const std::string& text, const std::string& place, config::Experiment& experiment, ConfigErrors& errors,
+              FieldPlaces& places) {
+  const size_t colon = text.find(':');
+  const std::string name = text.substr(0, colon), step = colon == std::string::npos ? "" : text.substr(colon + 1);
+  std::vector<std::string> names;
+  for (int a = 0; a < experiment.axis_size(); ++a) {
+    config::Axis& axis = *experiment.mutable_axis(a);
+    names.push_back(NameOf(axis));
+    if (names.back() != name) continue;
+    const size_t equals = step.find('=');
+    if (axis.has_field()) {
+      if (step.empty()) return errors.Add(place, absl::StrCat("it takes a value: ", name, ":VALUE"));
+      places[absl::StrCat("axis[", a, "].value[", axis.value_size(), "]")] = place;
+      axis.add_value(step);
+      return;
+    }
+    if (equals == 0 || equals == std::string::npos)
+      return errors.Add(place, absl::StrCat("it takes a label and what it sets: ", name, ":LABEL=FIELD=VALUE"));
+    const std::string point = absl::StrCat("axis[", a, "].point[", axis.point_size(), "]");
+    places[point] = places[point + ".set[0]"] = place;
+    config::AxisPoint& added = *axis.add_point();
+    added.set_label(step.substr(0, equals));
+    added.add_set(step.substr(equals + 1));
+    return;
+  }
+  errors.Add(place, NoSuchAxis(name, names));
+}
+
+std::string NoSuchAxis(const std::string& name, const std::vector<std::string>& names) {
+  const std::string near = DidYouMean(name, names);
+  return absl::StrCat("'", name, "' is no axis",
+                      near.empty() ? absl::StrCat("; there are: ", absl::StrJoin(names, ", "))
+                                   : absl::StrCat("; did you mean '", near, "'?"));
+}
 
 std::vector<AxisSteps> ReadAxes(const config::Experiment& experiment, const std::string& file,
                                 const FieldPlaces& places, ConfigErrors& errors) {

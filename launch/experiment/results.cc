@@ -23,6 +23,8 @@ constexpr Column kMeasured[] = {
     {"accuracy", [](const RunSummary& s) { return s.accuracy; }},
     {"loss", [](const RunSummary& s) { return s.end_loss; }},
     {"seconds_per_step", [](const RunSummary& s) { return s.step_seconds; }},
+    {"reduced_bytes_per_step", [](const RunSummary& s) { return s.reduced_bytes; }},
+    {"exposed_ms_per_step", [](const RunSummary& s) { return 1e3 * s.reduce_exposed_seconds; }},
     {"units_per_second", [](const RunSummary& s) { return s.rate; }},
     {"steps", [](const RunSummary& s) { return static_cast<double>(s.steps); }},
     {"units", [](const RunSummary& s) { return s.units; }},

@@ -22,7 +22,8 @@ double MetricValue(config::Metric metric, const RunSummary& summary);  // NaN: t
 // Whether `a` is the better value.
 bool Better(config::Metric metric, double a, double b);
 
-// results.csv: run, name, the axes, seed, ranks, state, every metric. `results` are those of sweep.runs, in order.
+// results.csv: run, name, the axes, seed, ranks, state, every metric, what reducing gradients took. `results` are those
+// of sweep.runs, in order.
 std::string ResultsCsv(const Sweep& sweep, const std::vector<RunResult>& results);
 // Its column names other than the axes', which axes may not have.
 std::vector<std::string> ReservedColumns();

@@ -46,6 +46,8 @@ class SweepLoader {
     ParseTextConfig(*text, args_.file, sweep_.config, errors_, places_);
     for (const std::string& override : args_.overrides)
       ApplySet(override, absl::StrCat("--sweep ", override), sweep_.config, errors_, places_);
+    for (const std::string& point : args_.points)
+      AddPoint(point, absl::StrCat("--point ", point), sweep_.config, errors_, places_);
     SHOAL_RETURN_IF_ERROR(errors_.Result());
     const auto& e = sweep_.config;
     sweep_.folder = !args_.folder.empty() ? args_.folder : e.has_folder() ? e.folder() : "runs/" + e.name();
@@ -77,11 +79,7 @@ class SweepLoader {
     std::vector<std::string> names;
     for (const Dimension& d : sweep_.dimensions) names.push_back(d.name);
     const auto known = [&](const std::string& field, const std::string& name) {
-      if (std::count(names.begin(), names.end(), name) > 0) return;
-      const std::string near = DidYouMean(name, names);
-      errors_.Add(Place(field), absl::StrCat("'", name, "' is no axis",
-                                             near.empty() ? absl::StrCat("; there are: ", absl::StrJoin(names, ", "))
-                                                          : absl::StrCat("; did you mean '", near, "'?")));
+      if (std::count(names.begin(), names.end(), name) == 0) errors_.Add(Place(field), NoSuchAxis(name, names));
     };
     const auto& plot = sweep_.config.plot();
     if (plot.has_x()) known("plot.x", plot.x());

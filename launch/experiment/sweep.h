@@ -16,6 +16,7 @@ struct SweepArgs {
   std::string folder;                  // empty: the experiment's own
   std::vector<std::string> sets;       // fields of every run's job; not those of an axis
   std::vector<std::string> overrides;  // fields of the experiment: "seeds=[1]"
+  std::vector<std::string> points;     // more steps along its axes, as AddPoint takes them
 };
 
 // What runs differ in, seeds apart: an axis, or "ranks".

@@ -115,9 +115,9 @@ std::string CompressionMap(const std::string& lines, double last_step) {
       kWidth, height, svg);
 }
 
-// What codes saved and cost, over the last tenth of the steps.
+// What reducing gradients took, and codes cost, over the last tenth of the steps.
 template <class Row>
-void CompressionRows(const std::vector<json>& records, Row row) {
+void ReductionRows(const std::vector<json>& records, Row row) {
   double bytes = 0, error = 0, predicted = 0, measured = 0;
   int64_t steps = 0, errors = 0, predictions = 0;
   for (size_t i = records.size() - std::max<size_t>(1, records.size() / 10); i < records.size(); ++i) {
@@ -137,7 +137,7 @@ void CompressionRows(const std::vector<json>& records, Row row) {
   }
   if (steps == 0) return;
   const auto n = static_cast<double>(steps);
-  row("gradient codes of a rank and step", HumanBytes(bytes / n));
+  row("gradients sent by a rank and step", HumanBytes(bytes / n));
   if (errors > 0) row("relative error of codes", absl::StrFormat("%.4f", error / static_cast<double>(errors)));
   row("exposed reduction, measured / predicted",
       absl::StrFormat("%.1f ms / %s", 1e3 * measured / n,
@@ -230,7 +230,7 @@ absl::Status WriteReport(const std::string& run_dir, const std::string& out) {
   row("exposed communication", absl::StrFormat("%.1f %% of step time", 100 * summary.exposed));
   row("memory, measured / predicted", absl::StrCat(HumanBytes(last.value("memory_bytes", 0.0)), " / ",
                                                    HumanBytes(last.value("memory_predicted_bytes", 0.0))));
-  CompressionRows(records, row);
+  ReductionRows(records, row);
   const std::string plans = read("plans/compression.jsonl");
   if (const size_t end = plans.find_last_not_of('\n'); end != std::string::npos) {
     const json plan = json::parse(plans.substr(plans.rfind('\n', end) + 1), nullptr, false);

@@ -18,6 +18,16 @@ double Number(const json& record, const char* field) {
   return at != record.end() && at->is_number() ? at->get<double>() : RunSummary::kNone;
 }
 
+// Over the records that have the field; NaN: none has.
+double Mean(const std::vector<json>& records, const char* field) {
+  double sum = 0, count = 0;
+  for (const json& r : records) {
+    const double value = Number(r, field);
+    if (std::isfinite(value)) sum += value, ++count;
+  }
+  return count > 0 ? sum / count : RunSummary::kNone;
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<json>> ReadMetrics(const std::string& run_dir) {
@@ -79,6 +89,8 @@ RunSummary Summarise(const std::vector<json>& records) {
   std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2), times.end());
   s.step_seconds = times[times.size() / 2];
   if (s.seconds > 0) s.rate = s.units / s.seconds, s.exposed = exposed / s.seconds;
+  s.reduced_bytes = Mean(records, "reduced_bytes");
+  s.reduce_exposed_seconds = Mean(records, "reduce_exposed_seconds");
   s.last_loss = Number(records.back(), "loss");
   // A loss that is not finite stays so in the mean: that run has no loss at its end.
   const size_t tenth = std::max<size_t>(1, records.size() / 10);

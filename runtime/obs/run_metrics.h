@@ -34,6 +34,8 @@ struct RunSummary {
   double step_seconds = kNone;  // median
   double rate = kNone;          // units / seconds
   double exposed = 0;           // share of the step time, 0 to 1
+  // Of reducing gradients, mean of the steps: what rank 0 sends, and what of the time backward does not hide.
+  double reduced_bytes = kNone, reduce_exposed_seconds = kNone;
   double last_loss = kNone;
   double end_loss = kNone;  // training loss, mean of the last tenth of the steps: one batch's is noise
   double held_out = kNone, best_held_out = kNone, held_out_step = kNone;  // the last, the least; where the last was

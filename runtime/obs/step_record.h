@@ -26,7 +26,7 @@ struct StepRecord {
   double noise_scale = std::numeric_limits<double>::quiet_NaN();  // of gradients, in samples; NaN: not measured
   double codec_error =
       std::numeric_limits<double>::quiet_NaN();  // of encoded gradients: ||x - decoded|| / ||x||; NaN: none
-  int64_t reduced_bytes = 0;                     // of codes that rank 0 sends for them; 0: gradients have no codecs
+  int64_t reduced_bytes = 0;                     // of gradients, encoded or not, that rank 0 sends; 0: to nobody
   int64_t compression_plan = -1;                 // the plan in force; < 0: nothing is planned
   std::string compression_turn = {};             // of benchmarks: the codec that took its place; not in the metrics
   double reduce_exposed_seconds = 0;             // of exposed communication what reductions of gradients are

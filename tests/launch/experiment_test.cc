@@ -53,17 +53,20 @@ class ExperimentTest : public testing::Test {
     std::ofstream(folder_ + "/" + file) << text;
   }
 
-  absl::StatusOr<Sweep> Load(const std::string& text, const std::vector<std::string>& sets = {}) const {
+  absl::StatusOr<Sweep> Load(const std::string& text, const std::vector<std::string>& sets = {},
+                             const std::vector<std::string>& points = {}) const {
     Write("sweep.textproto", "job: \"job.textproto\" folder: \"" + folder_ + "/out\"\n" + text);
-    return LoadSweep({.file = folder_ + "/sweep.textproto", .folder = "", .sets = sets, .overrides = {}});
+    return LoadSweep(
+        {.file = folder_ + "/sweep.textproto", .folder = "", .sets = sets, .overrides = {}, .points = points});
   }
   Sweep Loaded(const std::string& text) const {
     auto sweep = Load(text);
     EXPECT_TRUE(sweep.ok()) << sweep.status();
     return *std::move(sweep);
   }
-  std::string Errors(const std::string& text, const std::vector<std::string>& sets = {}) const {
-    const auto sweep = Load(text, sets);
+  std::string Errors(const std::string& text, const std::vector<std::string>& sets = {},
+                     const std::vector<std::string>& points = {}) const {
+    const auto sweep = Load(text, sets, points);
     EXPECT_EQ(ExitCodeFor(sweep.status()), ExitCode::kConfig);
     return std::string(sweep.status().message());
   }
@@ -82,6 +85,10 @@ class ExperimentTest : public testing::Test {
     for (size_t i = 0; i < losses.size(); ++i) {
       metrics << "{\"step\": " << i + 1 << ", \"seconds\": 0.5, \"tokens\": 100, \"loss\": "
               << (std::isfinite(losses[i]) ? absl::StrCat(losses[i]) : "null");
+      if (run.ranks > 1) {
+        metrics << ", \"reduced_bytes\": " << 1000 * (i + 1)
+                << ", \"reduce_exposed_seconds\": " << 2e-3 * static_cast<double>(i + 1);
+      }
       if (i + 1 == losses.size() && std::isfinite(held_out)) metrics << ", \"eval_loss\": " << held_out;
       metrics << "}\n";
     }
@@ -125,6 +132,27 @@ TEST_F(ExperimentTest, MoreValuesLeaveTheOtherNamesAsTheyAre) {
       Names(Loaded("axis { field: \"optim.learning_rate\" value: [\"3e-3\", \"1e-3\"] } seeds: [1, 2, 3]"));
   EXPECT_THAT(more, testing::IsSupersetOf(few));
   EXPECT_THAT(Names(Loaded("")), ElementsAre("run"));
+}
+
+TEST_F(ExperimentTest, PointsOfTheCommandLineComeBehindThoseOfTheFile) {
+  const std::vector<std::string> points = {"decay:weak=optim.adamw={ weight_decay: 0.01 }", "learning_rate:3e-3"};
+  const auto few = Loaded(kAxes);
+  const auto more = Load(kAxes, {}, points);
+  ASSERT_TRUE(more.ok()) << more.status();
+  EXPECT_EQ(more->runs.size(), 9u);
+  EXPECT_THAT(Names(*more), testing::IsSupersetOf(Names(few)));
+  EXPECT_EQ(more->runs.back().name, "learning_rate=3e-3,decay=weak");
+  EXPECT_EQ(more->runs.back().job.optim().adamw().weight_decay(), 0.01);
+  EXPECT_EQ(more->runs.back().job.optim().learning_rate(), 3e-3);
+  const auto error = [&](const std::string& point) { return Errors(kAxes, {}, {point}); };
+  EXPECT_THAT(error("decoy:weak=seed=3"),
+              HasSubstr("--point decoy:weak=seed=3: 'decoy' is no axis; did you mean 'decay'?"));
+  for (const char* point : {"decay", "decay:weak", "decay:=optim.clip_norm=0"})
+    EXPECT_THAT(error(point), HasSubstr("it takes a label and what it sets: decay:LABEL=FIELD=VALUE")) << point;
+  EXPECT_THAT(error("learning_rate:"), HasSubstr("it takes a value: learning_rate:VALUE"));
+  EXPECT_THAT(error("decay:none=optim.clip_norm=0"), HasSubstr("axis 'decay' has none twice"));
+  EXPECT_THAT(error("decay:weak=optim.clip_nrm=0"), HasSubstr("--point decay:weak=optim.clip_nrm=0: unknown field"));
+  EXPECT_THAT(error("learning_rate:fast"), HasSubstr("--point learning_rate:fast: 'optim.learning_rate' is fast"));
 }
 
 TEST(RunNames, AreSafeAndStillDifferent) {
@@ -254,11 +282,11 @@ TEST_F(ExperimentTest, CsvHasARowPerRun) {
   ASSERT_EQ(lines.size(), 10u);  // the last is empty
   EXPECT_EQ(lines[0],
             "run,name,learning_rate,decay,seed,ranks,state,unit,held_out_loss,best_held_out_loss,accuracy,loss,"
-            "seconds_per_step,units_per_second,steps,units,seconds");
-  EXPECT_EQ(lines[1], "1,\"learning_rate=1e-3,decay=none,ranks=1\",1e-3,none,1,1,not run,,,,,,,,,,");
+            "seconds_per_step,reduced_bytes_per_step,exposed_ms_per_step,units_per_second,steps,units,seconds");
+  EXPECT_EQ(lines[1], "1,\"learning_rate=1e-3,decay=none,ranks=1\",1e-3,none,1,1,not run,,,,,,,,,,,,");
   EXPECT_EQ(lines[4],
             "4,\"learning_rate=1e-3,decay=strong-early,ranks=2\",1e-3,\"strong, early\",1,2,finished,tokens,2.5,2.5,,2,"
-            "0.5,200,2,200,1");
+            "0.5,1500,3,200,2,200,1");
   EXPECT_THAT(lines[5], HasSubstr(",diverged,tokens,"));
 }
 
@@ -350,12 +378,13 @@ TEST_F(ExperimentTest, CommandsFollowTheLauncher) {
 TEST_F(ExperimentTest, AnArrayHasATaskPerRunThatIsLeft) {
   const Sweep sweep = Loaded("name: \"rates\" seeds: [1, 2, 3] ranks: [1, 2] jobs_at_once: 2");
   const std::vector<const SweepRun*> left = {&sweep.runs[1], &sweep.runs[5]};
-  const SweepArgs args{.file = "my sweep", .folder = "", .sets = {"duration.steps=3"}, .overrides = {}};
+  const SweepArgs args{
+      .file = "my sweep", .folder = "", .sets = {"duration.steps=3"}, .overrides = {}, .points = {"a:b=c=d"}};
   const std::string script = SlurmArrayScript(sweep, args, left, {.program = "shoal", .threads = 3});
   for (const char* text :
        {"--job-name='rates'", "--array=0-1%2\n", "--ntasks=1\n", "--cpus-per-task=6\n", "--signal=B:USR1@120",
         "names=(\n  'ranks=1,seed=2'\n  'ranks=2,seed=3'\n)\n", "'shoal' experiment 'my sweep'",
-        "--set 'duration.steps=3' --run \"$name\" &\n", "--collect", "scontrol requeue"})
+        "--set 'duration.steps=3' --point 'a:b=c=d' --run \"$name\" &\n", "--collect", "scontrol requeue"})
     EXPECT_THAT(script, HasSubstr(text));
   const Sweep srun = Loaded("ranks: [1, 2] launcher: SRUN");
   EXPECT_THAT(SlurmArrayScript(srun, args, {&srun.runs[0], &srun.runs[1]}, {.program = "shoal", .threads = 3}),

@@ -2,6 +2,7 @@
 # Sweeps from outside: run, run again, one run undone, killed and stopped in the middle, two in one folder. Argument: the program.
 set -uo pipefail
 shoal=$1
+examples=$(cd "$(dirname "$0")/../../examples" && pwd)
 work=$(mktemp -d)
 sweep=0
 trap '[ $sweep = 0 ] || kill -KILL $sweep 2>/dev/null; rm -rf "$work"' EXIT
@@ -62,6 +63,14 @@ check "report elsewhere, one without metrics" 0 "out has no metrics" "$shoal" re
 check "report of nothing" 3 "none of 2 runs" "$shoal" report out texts
 check "collect" 0 "results.svg" "$shoal" experiment sweep.textproto --folder out --set duration.steps=21 --collect
 check "list" 0 "   4  finished    learning_rate=3e-3,seed=2" "$shoal" experiment sweep.textproto --folder out --set duration.steps=21 --list
+
+# One command trains a codec beside those of the example's file.
+links=(experiment "$examples/compression/links.textproto" --folder links --point 'codes:q3=comm.compression={ mode: UNIFORM codec: "q3" }')
+check "a codec more" 0 "not run     codes=q3,thread_link_mbit=10000,seed=3" "$shoal" "${links[@]}" --list
+[ "$(grep -c 'codes=\(fp32\|bf16\|q4\|q3\),thread_link_mbit=\(100\|1000\|10000\),seed=[123]$' log)" = 36 ] || fail "codecs over rates and seeds: $(cat log)"
+check "one run of it" 0 "[1/1] codes=q3,thread_link_mbit=1000,seed=2" "$shoal" "${links[@]}" --run codes=q3,thread_link_mbit=1000,seed=2 \
+  --set 'data.dataset={ path: "d" }' --set data.held_out=0.1 --set duration.steps=2 --set 'optim.schedule={ shape: CONSTANT }' --set 'global_batch={ tokens: 256 }' --set 'eval={}'
+grep -q '"codec_error":0\.[0-9]*[1-9].*"reduced_bytes":[1-9]' 'links/runs/codes=q3,thread_link_mbit=1000,seed=2/metrics.jsonl' || fail "it is not encoded"
 
 # Long enough to be met in the middle.
 long=(experiment sweep.textproto --folder long --set duration.steps=1500)
