@@ -7,7 +7,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "launch/config_loader.h"
 #include "launch/experiment/axes.h"
@@ -15,7 +14,6 @@
 #include "launch/resolve.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
-#include "runtime/base/str.h"
 
 namespace shoal {
 namespace {
