@@ -68,10 +68,12 @@ check "list" 0 "   4  finished    learning_rate=3e-3,seed=2" "$shoal" experiment
 links=(experiment "$examples/compression/links.textproto" --folder links --point 'codes:q3=comm.compression={ mode: UNIFORM codec: "q3" }')
 "$shoal" "${links[@]}" --list >log 2>&1
 [ "$(grep -c ' codes=\(fp32\|bf16\|q4\|q3\),thread_link_mbit=\(100\|1000\|10000\),ranks=2,seed=[123]$' log)" = 36 ] || fail "a codec beside others over rates and seeds"
-run=codes=q3,thread_link_mbit=1000,ranks=2,seed=2
-check "one run of it" 0 "[1/1] $run" "$shoal" "${links[@]}" --run $run --set 'data.dataset={ path: "d" }' --set data.held_out=0.1 --set duration.steps=2 \
-  --set 'optim.schedule={ shape: CONSTANT }' --set 'global_batch={ tokens: 256 }' --set 'eval={}'
-grep -q '"codec_error":0\.[0-9]*[1-9].*"reduced_bytes":[1-9]' links/runs/$run/metrics.jsonl || fail "it is not encoded"
+for run in codes={q3,fp32},thread_link_mbit=1000,ranks=2,seed=2; do
+  check "$run" 0 "[1/1] $run" "$shoal" "${links[@]}" --run $run --set 'data.dataset={ path: "d" }' --set data.held_out=0.1 --set duration.steps=2 \
+    --set 'optim.schedule={ shape: CONSTANT }' --set 'global_batch={ tokens: 256 }' --set 'eval={}'
+done
+bytes() { tail -1 "links/runs/codes=$1,thread_link_mbit=1000,ranks=2,seed=2/metrics.jsonl" | sed -n 's/.*"reduced_bytes":\([0-9]*\).*/\1/p'; }
+[ $((4 * $(bytes q3))) -lt "$(bytes fp32)" ] || fail "q3 sends $(bytes q3) bytes a step, fp32 $(bytes fp32)"
 
 # Long enough to be met in the middle.
 long=(experiment sweep.textproto --folder long --set duration.steps=1500)
