@@ -10,6 +10,7 @@
 #include "comm/exchange_costs.h"
 #include "launch/predict.h"
 #include "models/transformer_spec.h"
+#include "parallel/sequence_traffic.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
@@ -49,6 +50,31 @@ ComputeCosts EstimatedCosts(const config::Job& job, double peak) {
   const auto& model = job.model().transformer();
   const double at_zero = TrainFlopsPerToken(model, 0), at_one = TrainFlopsPerToken(model, 1);
   return {(at_one - at_zero) / peak / kShare, at_zero / peak / kShare, kFixed};
+}
+
+// Adds what degrees 2 to max_degree exchange, by what an all-to-all of all ranks takes. The model has one number of
+// bytes and one of seconds a micro-batch for all degrees: rates carry what differs.
+absl::Status AddExchanges(const config::Job& job, int ranks, const LinearTime& all_to_all, SequenceCostModel& c) {
+  if (c.max_degree == 1) return absl::OkStatus();
+  const auto& model = job.model().transformer();
+  const AttentionHeads heads{.heads = model.heads(), .key_heads = model.kv_heads(), .size = HeadSize(model)};
+  const double element = job.runtime().compute() == config::RuntimeConfig::BF16 ? 2 : 4;
+  const double per_byte = std::max(1e-15, all_to_all.per_byte) * ranks / (ranks - 1);  // of what leaves a rank
+  std::vector<double> bytes, in_turn;
+  for (int degree = 2; degree <= c.max_degree; degree *= 2) {
+    SHOAL_ASSIGN_OR_RETURN(const SequenceSpread spread, SpreadOf(degree, model.heads(), SequenceModeOf(job)));
+    bytes.push_back(TrafficOf(heads, spread, element).sent);
+    in_turn.push_back(ExchangesInTurn(heads, spread, c.tokens_per_rank, element));
+  }
+  // Every micro-batch is charged the fewest; a degree that has more pays for the others by the token, as a full group.
+  const double fewest = *std::min_element(in_turn.begin(), in_turn.end());
+  c.fixed += model.layers() * fewest * all_to_all.latency;
+  c.exchange_bytes_per_token = model.layers() * bytes.back();
+  for (size_t k = 0; k < bytes.size(); ++k) {
+    const double wait = (in_turn[k] - fewest) * all_to_all.latency / static_cast<double>(c.tokens_per_rank);
+    c.bandwidth.push_back(c.exchange_bytes_per_token / model.layers() / (bytes[k] * per_byte + wait));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -104,11 +130,11 @@ absl::StatusOr<SequenceSpreading> SequencesFor(const config::Job& job, const Cal
     const bool named = job.runtime().has_calibration();
     const auto calibration = FindCalibration(named ? job.runtime().calibration() : CalibrationPath(), key,
                                              named ? CalibrationFile::kNamed : CalibrationFile::kUsual);
-    absl::StatusOr<ComputeCosts> known = calibration.status();
-    if (calibration.ok()) {
+    const auto known = [&]() -> absl::StatusOr<ComputeCosts> {
+      SHOAL_RETURN_IF_ERROR(calibration.status());
       const double peak = deterministic ? calibration->product_peak : product_peak();
-      known = CalibratedCosts(job, world.size(), *calibration, peak);
-    }
+      return CalibratedCosts(job, world.size(), *calibration, peak);
+    }();
     if (known.ok()) {
       calibrated = 1;
       if (calibration->exchange.ranks == world.size()) exchange = calibration->exchange;
@@ -136,16 +162,8 @@ absl::StatusOr<SequenceSpreading> SequencesFor(const config::Job& job, const Cal
   c.tokens_per_rank = job.micro_batch().tokens();
   c.longest = job.data().max_tokens();
   c.max_degree = LargestSequenceDegree(job, world.size());
-  // Forward exchanges q, k, v and the result, backward their gradients; what is sent of a rank's tokens stays with it
-  // for one part in d.
-  const double width = static_cast<double>(HeadSize(model)) * (2.0 * model.heads() + 2.0 * model.kv_heads());
-  const double element = job.runtime().compute() == config::RuntimeConfig::BF16 ? 2 : 4;
-  c.exchange_bytes_per_token = 2 * model.layers() * width * element;
-  constexpr double kExchangesPerLayer = 5;
-  c.fixed = agreed[2] + kExchangesPerLayer * model.layers() * all_to_all.latency;
-  const double ranks = world.size();
-  for (double d = 2; d <= c.max_degree; d *= 2)
-    c.bandwidth.push_back((ranks - 1) / ranks / std::max(1e-15, all_to_all.per_byte) * d / (d - 1));
+  c.fixed = agreed[2];
+  SHOAL_RETURN_IF_ERROR(AddExchanges(job, world.size(), all_to_all, c));
   *how = absl::StrFormat(
       "sequences: %.3g us a token + %.3g ps a token^2 + %.2f ms a micro-batch (%s), %s to exchange a token%s; up to %d "
       "tokens a rank",

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "parallel/sequence_traffic.h"
 #include "runtime/base/str.h"
 
 namespace shoal {
@@ -20,6 +21,9 @@ double HeadSize(const config::ClusterModel& m) {
   return m.has_head_size() ? m.head_size() : static_cast<double>(m.width()) / m.heads();
 }
 int KvHeads(const config::ClusterModel& m) { return m.has_kv_heads() ? m.kv_heads() : m.heads(); }
+AttentionHeads HeadsOf(const config::ClusterModel& m) {
+  return {.heads = m.heads(), .key_heads = KvHeads(m), .size = static_cast<int64_t>(HeadSize(m))};
+}
 
 // Of the products with weights; embeddings are looked up.
 double MatrixParameters(const config::ClusterModel& m) {
@@ -207,14 +211,11 @@ int UlyssesLimit(const config::ClusterModel& m) {
 }
 
 double ExchangeBytesPerToken(const config::ClusterModel& m, int degree) {
-  const double heads = 2.0 * m.heads() + 2.0 * std::max(KvHeads(m), degree);
-  return 2.0 * m.layers() * heads * HeadSize(m) * m.bytes_per_element();
+  return m.layers() * TrafficOf(HeadsOf(m), {degree, 1}, m.bytes_per_element()).all_to_all;
 }
 
 double RingBytesPerToken(const config::ClusterModel& m, int degree, int rings) {
-  // Of each rank: tokens / rings x its key heads x 2 (and values), once forward, twice backward, to rings - 1 others.
-  const double kv_heads = std::max(1.0, static_cast<double>(KvHeads(m)) * rings / degree);
-  return 6.0 * m.layers() * kv_heads * HeadSize(m) * m.bytes_per_element() * (rings - 1) * degree / rings;
+  return m.layers() * TrafficOf(HeadsOf(m), {degree / rings, rings}, m.bytes_per_element()).ring;
 }
 
 double LinkRate(const config::Cluster& c, int degree) {
@@ -275,7 +276,9 @@ absl::StatusOr<ClusterCosts> DeriveCosts(const config::Cluster& c, int ranks) {
   model.max_degree = m.ring() ? model.max_degree : UlyssesLimit(m);
   // The model has one number of bytes for all degrees: where repeated heads, the part that stays or rings change them,
   // rates carry it.
-  model.exchange_bytes_per_token = ExchangeBytesPerToken(m, 2);
+  const int ulysses = std::min(2, UlyssesLimit(m));
+  const SequenceTraffic of_two = TrafficOf(HeadsOf(m), {ulysses, 2 / ulysses}, m.bytes_per_element());
+  model.exchange_bytes_per_token = m.layers() * (of_two.all_to_all + of_two.ring);
   for (int degree = 2; degree <= model.LargestDegree(ranks); degree *= 2)
     model.bandwidth.push_back(model.exchange_bytes_per_token / ExchangeSeconds(c, degree));
 

@@ -4,12 +4,9 @@
 // Formulas, for one sequence of s tokens at degree d (research/flexsp.md §1.1, §2.2, §5.10):
 //   products     6 x (matrices' parameters) FLOP a token, forward and backward; more where forward is done again
 //   attention    6 L H C s^2: two products of H C s^2 each way, causal pairs only, backward twice forward
-//   all-to-all   each way (2 H + 2 max(K, d)) C x bytes a token and layer: keys and values of fewer heads than ranks
-//   are
-//                repeated. Forward and backward. From links, the rank's own part, 1/d, does not travel
-//   ring         r = d / u groups of Ulysses degree u: keys and values go around forward, with their gradients
-//   backward.
-//                Charged in full, though attention hides some of it
+//   all-to-all,  bytes of parallel/sequence_traffic.h: (2 H + 2 max(K, d)) C elements a token and layer each way. From
+//   ring         links, the rank's own part, 1/d, does not travel. Charged in full, though attention hides some of a
+//                ring's
 //   memory       usable bytes less states (ZeRO over all ranks), over activations of a token
 #pragma once
 

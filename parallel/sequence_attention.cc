@@ -198,10 +198,9 @@ class Ring {
         size_(heads.size) {
     int64_t rows = 0;
     for (int t = 0; t < teams_; ++t) rows = std::max(rows, shard.team_rows(t));
-    const int64_t k = team.own().k(), bytes = 2 * rows * k * size_ * DTypeBytes(ctx.compute());
-    const int64_t chunks = std::clamp<int64_t>(bytes / shard.chunks.bytes, 1, kMostChunks);
-    const int64_t slabs = std::min(chunks, k);
-    shares_ = static_cast<int>(chunks / slabs);
+    const int64_t k = team.own().k();
+    const auto [slabs, shares] = shard.chunks.Cut(k, 2 * rows * size_ * DTypeBytes(ctx.compute()));
+    shares_ = static_cast<int>(shares);
     for (int64_t i = 0; i < slabs; ++i) {
       for (int share = 0; share < shares_; ++share) chunks_.push_back({k * i / slabs, k * (i + 1) / slabs, share});
     }
@@ -271,8 +270,6 @@ class Ring {
   }
 
  private:
-  static constexpr int64_t kMostChunks = 32;  // buffers of five chunks are then a few percent of a rank's activations
-
   struct Chunk {
     int64_t k_begin = 0, k_end = 0;                                           // heads of this rank's
     int share = 0;                                                            // of shares_

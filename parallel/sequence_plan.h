@@ -25,7 +25,8 @@ struct SequenceCostModel {
   double quadratic = 0;                 // a1: seconds per token^2 on one rank, forward and backward, all layers
   double linear = 0;                    // a2: seconds per token on one rank
   double fixed = 0;                     // beta: seconds per micro-batch
-  double exchange_bytes_per_token = 0;  // of all all-to-alls of a step, over all layers; each rank sends its 1/degree
+  double exchange_bytes_per_token = 0;  // of all exchanges of a step, over all layers; each rank sends its 1/degree.
+                                        // One number for all degrees: bandwidths carry what differs
   std::vector<double> bandwidth = {};   // bytes per second of a rank's all-to-all; [k]: degree 2^(k+1); the last holds
                                         // for higher degrees too. Empty: exchanges are free
   int64_t tokens_per_rank = 0;          // capacity; a group of degree d holds d times as many

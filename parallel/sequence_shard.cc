@@ -43,6 +43,13 @@ absl::StatusOr<SequenceSpread> SpreadOf(int degree, int64_t heads, SequenceMode 
   return SequenceSpread{even, degree / even};
 }
 
+std::pair<int64_t, int64_t> SequenceShard::RingChunks::Cut(int64_t key_heads, int64_t head_bytes) const {
+  constexpr int64_t kMost = 32;  // buffers of five chunks are then a few percent of a rank's activations
+  const int64_t chunks = std::clamp<int64_t>(key_heads * head_bytes / bytes, 1, kMost);
+  const int64_t slabs = std::min(chunks, key_heads);
+  return {slabs, chunks / slabs};
+}
+
 int64_t SequenceShard::team_rows(int index) const {
   const auto& of = rows[static_cast<size_t>(index)];
   return std::accumulate(of.begin(), of.end(), int64_t{0});

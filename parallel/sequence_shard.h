@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -46,6 +47,8 @@ struct SequenceShard {
   struct RingChunks {
     int64_t bytes = int64_t{1} << 18;  // of a chunk, about, at least: takes a link many times its latency
     int64_t rows = 64;                 // of a share of a run at least, for the products' sake
+    // Into how many parts key heads of `head_bytes` each, keys and values, are cut, and the rows of each part.
+    std::pair<int64_t, int64_t> Cut(int64_t key_heads, int64_t head_bytes) const;
   };
   SequenceSpread spread;
   int rank = 0;                             // in the group

@@ -83,9 +83,14 @@ TEST(Cluster, RingsLiftTheHeadLimitAtAPrice) {
   const auto costs = DeriveCosts(cluster, 64);
   ASSERT_TRUE(costs.ok()) << costs.status();
   EXPECT_EQ(costs->model.LargestDegree(64), 64);
-  // One key head on each of 16 ranks, 4 groups: keys and values of s / 4 tokens pass 3 times, once and twice.
+  // One key head on each of 16 ranks, 4 groups: keys and values of s / 4 tokens pass 3 times each way, their gradients,
+  // of 4 bytes, 4 times.
   const double head = 4096.0 / 16;
-  EXPECT_DOUBLE_EQ(RingBytesPerToken(cluster.model(), 64, 4) / 64, 32 * (1.0 / 4) * 2 * head * 2 * 3 * 3);
+  EXPECT_DOUBLE_EQ(RingBytesPerToken(cluster.model(), 64, 4) / 64, 32 * (1.0 / 4) * 2 * head * (2 * 3 * 2 + 4 * 4));
+  const auto one_head = DeriveCosts(A100("model { heads: 1 ring: true }"), 64);
+  ASSERT_TRUE(one_head.ok()) << one_head.status();
+  EXPECT_EQ(one_head->model.LargestDegree(64), 64);
+  EXPECT_EQ(one_head->model.Check(), absl::OkStatus());
   const double all_to_all = DeriveCosts(A100(), 64)->model.Seconds(1, 64);
   EXPECT_GT(costs->model.Seconds(1, 64), all_to_all * 0.5);
   // The exchange of 16 heads stays within the ring's neighbours: as costly a token and rank as at degree 16, and more.
