@@ -18,6 +18,8 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(Communicator& world, Epoch ep
   }
   SHOAL_ASSIGN_OR_RETURN(mesh->checkpoint_, world.Split(0, world.rank(), "checkpoint"));
   SHOAL_ASSIGN_OR_RETURN(mesh->parameters_, world.Split(0, world.rank(), "parameters"));
+  // Without exchanges to warm them up, as NCCL's groups need: ours have no connections of their own, and the splits
+  // have just used those of the world.
   for (int degree = 2; degree <= world.size(); degree *= 2) {
     const int group = world.rank() / degree;
     const int color = (group + 1) * degree <= world.size() ? group : -1;

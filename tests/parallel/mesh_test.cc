@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "comm/world.h"
 #include "runtime/base/status.h"
 #include "runtime/device/stream.h"
@@ -37,6 +39,30 @@ TEST(Mesh, ABucketsReductionGoesOnWhileItsNeighboursIsHeldUp) {
     return absl::OkStatus();
   });
   EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST(Mesh, GroupsAreAlignedPowersOfTwoOfRanksInsideIt) {
+  for (int ranks = 1; ranks <= 9; ++ranks) {
+    const absl::Status status = RunThreadRanks(ranks, {}, [ranks](int rank, Communicator& world) -> absl::Status {
+      SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
+      EXPECT_EQ(mesh->sequence_group(1), nullptr);
+      for (int degree = 2; degree <= 16; degree *= 2) {
+        Communicator* group = mesh->sequence_group(degree);
+        const int first = rank / degree * degree;
+        const std::string at = absl::StrCat("rank ", rank, " of ", ranks, ", degree ", degree);
+        EXPECT_EQ(group != nullptr, first + degree <= ranks) << at;
+        if (group == nullptr) continue;
+        EXPECT_EQ(group->size(), degree) << at;
+        EXPECT_EQ(group->rank(), rank - first) << at;
+        const Tensor own = Tensor::Zeros({1}, DType::kF32), all = Tensor::Zeros({degree}, DType::kF32);
+        own.data<float>()[0] = static_cast<float>(rank);
+        SHOAL_RETURN_IF_ERROR(group->AllGather(own, all, {.tag = "members"})->Wait());
+        for (int i = 0; i < degree; ++i) EXPECT_EQ(all.data<float>()[i], static_cast<float>(first + i)) << at;
+      }
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(status.ok()) << status;
+  }
 }
 
 }  // namespace
