@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <numeric>
 #include <set>
+#include <vector>
 
 #include "parallel/sequence_packing.h"
 #include "tests/parallel/sequence_cases.h"
@@ -117,6 +119,46 @@ TEST(SequencePlanner, PlansAnyNumberOfRanksInFull) {
   EXPECT_EQ(step->plan.Text(), "<4,2,1>");
   EXPECT_EQ(step->plan.micro_batches[0].groups[1].first_rank, 4);
   EXPECT_EQ(step->plan.micro_batches[0].groups[2].first_rank, 6);
+}
+
+// Seconds of the longest group over the groups' mean: of all micro-batches together, and of the worst.
+struct Balance {
+  double step = 0, worst = 0;
+};
+Balance BalanceOf(const StepPlan& plan, absl::Span<const int32_t> lengths, const SequenceCostModel& model) {
+  double longest = 0, mean = 0;
+  Balance balance;
+  for (const auto& batch : plan.micro_batches) {
+    std::vector<double> seconds;
+    for (const auto& group : batch.groups) seconds.push_back(GroupSeconds(group, lengths, model));
+    const double most = *std::max_element(seconds.begin(), seconds.end());
+    const double all = std::accumulate(seconds.begin(), seconds.end(), 0.0) / static_cast<double>(seconds.size());
+    balance.worst = std::max(balance.worst, most / all);
+    longest += most;
+    mean += all;
+  }
+  balance.step = longest / mean;
+  return balance;
+}
+
+TEST(SequencePlanner, GroupsOfAMicroBatchTakeAboutEquallyLong) {
+  const SequenceCostModel model = SmallModel();
+  for (const int ranks : {8, 16, 64}) {
+    for (uint64_t seed = 0; seed < 8; ++seed) {
+      Draws draw(seed * 100 + static_cast<uint64_t>(ranks) + 3);
+      const auto lengths = RandomLengths(draw, 20 * ranks, Capacity(model, ranks) / 2);
+      const auto balance = [&](const char* planner) {
+        const auto step = PlanSequences({.lengths = lengths, .ranks = ranks, .model = &model, .tries = 60}, planner);
+        EXPECT_TRUE(step.ok()) << step.status();
+        return BalanceOf(step->plan, lengths, model);
+      };
+      const Balance ours = balance("flexsp");
+      EXPECT_LE(ours.step, 1.15) << Case(lengths, ranks, seed);
+      EXPECT_LE(ours.worst, 1.5) << Case(lengths, ranks, seed);
+      EXPECT_GE(balance("in_order").step, 1.3)
+          << "these batches are balanced by themselves: " << Case(lengths, ranks, seed);
+    }
+  }
 }
 
 TEST(SequencePlanner, EqualLengthsSpreadEvenly) {
