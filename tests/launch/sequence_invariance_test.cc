@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +21,7 @@
 #include "models/transformer_spec.h"
 #include "parallel/data_parallel.h"
 #include "parallel/sequence_plan.h"
+#include "parallel/sequence_planner.h"
 #include "parallel/sequence_shard.h"
 #include "runtime/base/status.h"
 #include "runtime/module/step_context.h"
@@ -106,12 +110,26 @@ std::vector<Batch> BatchesOf(const Case& c, const StepPlan& plan, const Mesh& me
 }
 
 struct Result {
-  double loss = 0;
-  std::vector<std::vector<double>> grads;  // by Param::id
+  double loss = 0, grad_norm = 0;
+  std::vector<std::vector<double>> grads, weights;  // by Param::id; in f64 weights are updated
 };
+
+constexpr double kRate = 0.01;  // of updates
 
 double At(const Tensor& x, int64_t i) {
   return x.dtype() == DType::kF64 ? x.data<double>()[i] : static_cast<double>(x.data<float>()[i]);
+}
+
+// The first step of AdamW, clipped, of the pieces that this rank owns. In f64, which optimizers do not have.
+void Update(absl::Span<const OwnedPiece> pieces, double grad_norm) {
+  constexpr double kDecay = 0.1, kEpsilon = 1e-8, kClip = 0.1;
+  for (const OwnedPiece& piece : pieces) {
+    for (int64_t i = 0; i < piece.end - piece.begin; ++i) {
+      const double g = piece.grad.data<double>()[i] * std::min(1.0, kClip / grad_norm);
+      double& w = piece.master.data<double>()[i];
+      w -= kRate * (kDecay * w + g / (std::abs(g) + kEpsilon));
+    }
+  }
 }
 
 absl::StatusOr<Result> Train(const Case& c, int ranks, const StepPlan& plan) {
@@ -153,14 +171,27 @@ absl::StatusOr<Result> Train(const Case& c, int ranks, const StepPlan& plan) {
       }
     }
     SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
-    SHOAL_ASSIGN_OR_RETURN(const auto sum, AllReduceValues(world, {loss}, ReduceOp::kSum, {.tag = "loss"}));
+    double squares = 0;
+    for (const OwnedPiece& piece : dp->pieces()) {
+      for (int64_t i = 0; i < piece.grad.size(); ++i) squares += At(piece.grad, i) * At(piece.grad, i);
+    }
+    if (zero == 0) squares /= ranks;  // each has all of it
+    SHOAL_ASSIGN_OR_RETURN(const auto sum, AllReduceValues(world, {loss, squares}, ReduceOp::kSum, {.tag = "loss"}));
+    if (c.compute == DType::kF64) Update(dp->pieces(), std::sqrt(sum[1]));
     const std::lock_guard lock(mutex);
     result.loss = sum[0] / labels;
+    result.grad_norm = std::sqrt(sum[1]);
+    result.weights.resize(model->params().size());
     result.grads.resize(model->params().size());
     for (const OwnedPiece& piece : dp->pieces()) {
       auto& grad = result.grads[static_cast<size_t>(piece.param->id)];
       grad.resize(static_cast<size_t>(piece.param->size()));
-      for (int64_t i = piece.begin; i < piece.end; ++i) grad[static_cast<size_t>(i)] = At(piece.grad, i - piece.begin);
+      auto& weight = result.weights[static_cast<size_t>(piece.param->id)];
+      weight.resize(grad.size());
+      for (int64_t i = piece.begin; i < piece.end; ++i) {
+        grad[static_cast<size_t>(i)] = At(piece.grad, i - piece.begin);
+        weight[static_cast<size_t>(i)] = At(piece.master, i - piece.begin);
+      }
     }
     return absl::OkStatus();
   });
@@ -187,7 +218,17 @@ double Difference(const Result& a, const Result& b) {
   return worst;
 }
 
-// Any plan whatever: sequences into micro-batches, these into groups of any degrees that fit side by side.
+double WeightDifference(const Result& a, const Result& b) {
+  double most = 0;
+  for (size_t p = 0; p < a.weights.size(); ++p) {
+    EXPECT_EQ(a.weights[p].size(), b.weights[p].size());
+    for (size_t i = 0; i < a.weights[p].size(); ++i) most = std::max(most, std::abs(a.weights[p][i] - b.weights[p][i]));
+  }
+  return most;
+}
+
+// Any plan whatever: sequences into micro-batches, these into groups of any degrees that fit side by side, in any
+// order.
 StepPlan RandomPlan(size_t sequences, int ranks, std::mt19937& random) {
   const auto below = [&](size_t n) { return static_cast<size_t>(random() % n); };
   std::vector<std::vector<int32_t>> chunks(1 + below(std::min<size_t>(3, sequences)));
@@ -213,6 +254,9 @@ StepPlan RandomPlan(size_t sequences, int ranks, std::mt19937& random) {
       const size_t to = i < micro.groups.size() ? i : below(micro.groups.size());
       micro.groups[to].sequences.push_back(chunk[i]);
     }
+    for (auto& group : micro.groups) {
+      for (size_t i = group.sequences.size(); i > 1; --i) std::swap(group.sequences[i - 1], group.sequences[below(i)]);
+    }
     plan.micro_batches.push_back(std::move(micro));
   }
   return plan;
@@ -237,7 +281,12 @@ void ExpectEqualsOneRank(const Case& c) {
   ASSERT_TRUE(one.ok()) << one.status();
   ASSERT_TRUE(many.ok()) << many.status();
   EXPECT_NEAR(many->loss / one->loss, 1, most);
+  EXPECT_NEAR(many->grad_norm / one->grad_norm, 1, most);
   EXPECT_LE(Difference(*one, *many), most);
+  // Adam divides by gradients, of which small ones are more rounding than others.
+  if (c.compute == DType::kF64) {
+    EXPECT_LE(WeightDifference(*one, *many), 1e-8 * kRate);
+  }
 }
 
 TEST(SequencePlans, AnyOneGivesTheGradientsOfOneRank) {
@@ -245,14 +294,14 @@ TEST(SequencePlans, AnyOneGivesTheGradientsOfOneRank) {
   const std::vector<std::pair<int, int>> heads = {{4, 4}, {8, 2}, {6, 3}, {6, 1}, {3, 3}, {8, 8}, {12, 4}};
   const std::vector<int> sizes = RowsToTry<int>({1, 2, 3, 4, 5, 6, 7, 8});
   size_t cases = 0;
+  // Modes, types and stages meet, each with each, in plans that spread sequences; the rest is drawn.
+  std::map<SequenceMode, size_t> spread;
+  std::set<std::tuple<SequenceMode, DType, int>> met;
   for (const int ranks : sizes) {
     for (const auto& both : heads) {
       const int h = both.first, k = both.second;
       for (const SequenceMode mode : {SequenceMode::kAuto, SequenceMode::kUlysses, SequenceMode::kRing}) {
         Case c{.heads = h, .key_heads = k, .mode = mode, .ranks = ranks};
-        const DType types[] = {DType::kF64, DType::kF64, DType::kF32, DType::kBF16};
-        c.compute = types[random() % 4];
-        c.zero = static_cast<int>(random() % 4);
         c.llama = random() % 2 == 0;
         c.qk_norm = random() % 3 == 0;
         c.recompute = random() % 3 == 0;
@@ -266,16 +315,45 @@ TEST(SequencePlans, AnyOneGivesTheGradientsOfOneRank) {
         }
         c.plan = RandomPlan(n, ranks, random);
         // Heads alone go no further than there are heads.
-        const bool fits = std::all_of(c.plan.micro_batches.begin(), c.plan.micro_batches.end(), [&](const auto& micro) {
-          return mode != SequenceMode::kUlysses || micro.groups[0].degree <= h;
-        });
-        if (!fits) c.mode = SequenceMode::kAuto;
+        int degree = 1;
+        for (const auto& micro : c.plan.micro_batches) degree = std::max(degree, micro.groups[0].degree);
+        if (degree > h && mode == SequenceMode::kUlysses) c.mode = SequenceMode::kAuto;
+        size_t& turn = spread[c.mode];
+        const DType types[] = {DType::kF64, DType::kF64, DType::kF32, DType::kBF16};
+        c.compute = types[turn % 4];
+        c.zero = static_cast<int>(turn / 4 % 4);
+        if (degree > 1) {
+          met.emplace(c.mode, c.compute, c.zero);
+          ++turn;
+        }
         ExpectEqualsOneRank(c);
         ++cases;
       }
     }
   }
   EXPECT_EQ(cases, sizes.size() * 7 * 3);
+  if (!kThreadSanitizer) {
+    EXPECT_EQ(met.size(), 3u * 3 * 4);
+  }
+}
+
+TEST(SequencePlans, EveryPlannersPlanGivesTheGradientsOfOneRank) {
+  const SequenceCostModel model{.linear = 1e-3,
+                                .fixed = 1e-2,
+                                .exchange_bytes_per_token = 100,
+                                .bandwidth = {1e6},
+                                .tokens_per_rank = 32,
+                                .longest = 200};
+  int zero = 0;
+  const std::vector<SequencePlanner> planners(SequencePlanners().begin(), SequencePlanners().end());
+  for (const SequencePlanner& planner : RowsToTry(planners)) {
+    Case c{.heads = 4, .key_heads = 2, .ranks = 8, .zero = zero++ % 4, .lengths = {9, 120, 3, 30, 64, 17, 1, 25}};
+    const auto step = PlanSequences({.lengths = c.lengths, .ranks = c.ranks, .model = &model}, planner.name);
+    ASSERT_TRUE(step.ok()) << step.status();
+    c.plan = step->plan;
+    SCOPED_TRACE(planner.name);
+    ExpectEqualsOneRank(c);
+  }
 }
 
 // One sequence on all eight ranks, in every way.
