@@ -13,7 +13,8 @@ namespace shoal {
 // Bytes for each token that the rank holds: of a sequence of s tokens s / (u r).
 struct SequenceTraffic {
   // In the buffers of all-to-alls, the rank's own part, 1 / u, included: 2 (2 H + 2 max(K, u)) C elements, and more
-  // where the query heads of two ranks share a key head that each could otherwise have alone.
+  // where the query heads of two ranks share a key head that each could otherwise have alone. Without backward's delta,
+  // a number of each head.
   double all_to_all = 0;
   // Keys and values go to r - 1 other teams, forward and once more backward; their gradients, in f32 at least, r times,
   // the last time home.

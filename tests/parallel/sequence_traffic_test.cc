@@ -1,9 +1,19 @@
-// What attention exchanges, by hand.
+// What attention exchanges, by hand and as it really does.
 #include "parallel/sequence_traffic.h"
 
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "comm/world.h"
+#include "parallel/data_parallel.h"
+#include "runtime/base/status.h"
+#include "runtime/obs/span.h"
 
 namespace shoal {
 namespace {
@@ -33,6 +43,56 @@ TEST(SequenceTraffic, IsThatOfHeadsDegreeAndMode) {
     EXPECT_DOUBLE_EQ(traffic.all_to_all, row.all_to_all) << at;
     EXPECT_DOUBLE_EQ(traffic.ring, row.ring) << at;
     EXPECT_DOUBLE_EQ(traffic.sent, row.sent) << at;
+  }
+}
+
+// Bytes that all ranks hand to all-to-alls and sends.
+class Exchanged : public SpanSink {
+ public:
+  void Add(const Span& span) override {
+    const std::lock_guard lock(mutex_);
+    if (absl::EndsWith(span.note, " delta")) return;  // a number of each head: charged to nobody
+    if (span.name == "all_to_all") all_to_all += span.bytes;
+    if (span.name == "send") ring += span.bytes;
+  }
+  double all_to_all = 0, ring = 0;
+
+ private:
+  std::mutex mutex_;
+};
+
+TEST(SequenceTraffic, IsWhatAttentionSends) {
+  const std::vector<int32_t> lengths = {64, 32};
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    for (const auto& [query_heads, key_heads] : {std::pair{8, 8}, {8, 2}, {6, 3}}) {
+      for (const SequenceSpread spread : {SequenceSpread{2, 1}, {4, 1}, {1, 4}, {2, 2}}) {
+        const AttentionHeads heads{.heads = query_heads, .key_heads = key_heads, .size = 8};
+        Exchanged exchanged;
+        const absl::Status status = RunThreadRanks(spread.degree(), {}, [&](int, Communicator& world) -> absl::Status {
+          SHOAL_ASSIGN_OR_RETURN(const auto mesh, Mesh::Create(world, {}));
+          const SequenceShard shard = ShardSequences(lengths, spread, *mesh);
+          SHOAL_ASSIGN_OR_RETURN(const auto none, DataParallel::Create({}, *mesh, {}));
+          ThreadPool pool(1);
+          SHOAL_ASSIGN_OR_RETURN(const auto arena, Arena::Create(1 << 24, DeviceKind::kCpu));
+          StepContext ctx({.ops = {.pool = &pool}, .arena = arena.get(), .params = none.get(), .compute = compute});
+          const Tensor fused = Tensor::Zeros({shard.own_rows(), heads.columns()}, compute);
+          Tensor dattended = Tensor::Zeros({shard.own_rows(), heads.heads * heads.size}, compute);
+          SHOAL_RETURN_IF_ERROR(world.Barrier({.tag = "start"})->Wait());
+          world.set_spans(&exchanged);
+          auto kept = SequenceAttentionFwd(ctx, shard, heads, "layer", fused);
+          SequenceAttentionBwd(ctx, shard, heads, "layer", std::move(kept), std::move(dattended));
+          SHOAL_RETURN_IF_ERROR(world.Barrier({.tag = "end"})->Wait());
+          world.set_spans(nullptr);
+          return absl::OkStatus();
+        });
+        ASSERT_TRUE(status.ok()) << status;
+        const SequenceTraffic traffic = TrafficOf(heads, spread, static_cast<double>(DTypeBytes(compute)));
+        const std::string at = absl::StrCat(query_heads, "/", key_heads, ", ", spread.ulysses, " x ", spread.ring, ", ",
+                                            DTypeName(compute));
+        EXPECT_DOUBLE_EQ(exchanged.all_to_all, 96 * traffic.all_to_all) << at;
+        EXPECT_DOUBLE_EQ(exchanged.ring, 96 * traffic.ring) << at;
+      }
+    }
   }
 }
 
