@@ -242,6 +242,7 @@ void DataParallel::BeginStep() {
   reduce_wait_seconds_ = 0;
   micro_batches_ = 0;
   BeginRound();
+  if (factored_ != nullptr) factored_->BeginStep();
   for (auto& buffers : buffers_->buckets) buffers.work = nullptr;
 }
 

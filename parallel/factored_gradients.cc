@@ -39,6 +39,10 @@ void FactoredGradients::SetRank(const Param& param, int rank) {
   Draw(matrix, kept);
 }
 
+void FactoredGradients::BeginStep() {
+  for (auto& [id, matrix] : matrices_) matrix.has_next = Matrix::Next::kNone;
+}
+
 void FactoredGradients::Start(absl::Span<const Input> inputs) {
   if (inputs.empty()) return;
   int64_t size = 0;

@@ -32,6 +32,9 @@ class FactoredGradients {
   // From the next step on. What a change of rank leaves of the factor is kept.
   void SetRank(const Param& param, int rank);
 
+  // Before the first Start of a step: second factors of one that was not taken are forgotten, also those of matrices
+  // that travel as bytes this time.
+  void BeginStep();
   // One bucket's. What `input` points to (gradient, residual, left: the next residual, may be null) stays as it is
   // until Finish.
   struct Input {
@@ -51,7 +54,7 @@ class FactoredGradients {
     started_.clear();
     return absl::OkStatus();
   }
-  // The step is taken: its second factors start the next step's. Without it they are forgotten.
+  // The step is taken: its second factors start the next step's.
   void Commit();
 
   // What this rank's matrices of the last step were, and what their factors left of them; 0 without feedback.

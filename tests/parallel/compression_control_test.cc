@@ -69,6 +69,7 @@ struct Steps {
   int64_t from_step = 1, steps = 12;
   int64_t skipped = -1, bad = -1;  // a step not taken; one whose gradient holds a NaN on one rank, and so is not taken
   bool takes_bad = false;          // the step with the NaN counts, as with optim.guard { skip_non_finite: false }
+  int64_t absent = -1;             // a step that no rank begins
   float growth = 1;                // of the last layer's gradient after step 13
   int64_t growth_until = 1000;     // and until this one
   float outlier = 0;               // two in every block, of both signs; 0: none
@@ -113,6 +114,7 @@ absl::Status Go(const Steps& run, Seen& seen) {
       SHOAL_RETURN_IF_ERROR(dp->FinishLoad());
     }
     for (int64_t step = run.from_step; step < run.from_step + run.steps; ++step) {
+      if (step == run.absent) continue;
       dp->BeginStep();
       SHOAL_ASSIGN_OR_RETURN(const std::string news, control.BeginStep(step));
       if (rank == 0 && !news.empty()) seen.news.push_back(absl::StrCat(step, ": ", news));
@@ -278,6 +280,23 @@ TEST(CompressionControl, ATableWithANaNLeavesThePlanAsItIs) {
   ASSERT_TRUE(Go({.steps = 12, .bad = 9, .takes_bad = true}, bad).ok());
   EXPECT_EQ(bad.news.size(), 1U);
   EXPECT_EQ(bad.plans[0].option, plain.plans[0].option);
+}
+
+// Just before a step that measures errors, in which what travels as factors takes bytes, and before one that does not.
+TEST(CompressionControl, AStepWithANaNIsAsIfItHadNeverBeen) {
+  Steps run{.steps = 20, .rank_two_until = 20};
+  for (const char* option : {"powersgd_4", "q5"}) run.config.add_options(option);
+  for (const int64_t at : {7, 10}) {
+    Seen absent, bad;
+    run.absent = at, run.bad = -1;
+    ASSERT_TRUE(Go(run, absent).ok());
+    ASSERT_THAT(absent.of_layers, testing::Each("powersgd_4"));
+    run.absent = -1, run.bad = at;
+    ASSERT_TRUE(Go(run, bad).ok());
+    for (const float x : bad.last) ASSERT_TRUE(std::isfinite(x)) << "a NaN in step " << at;
+    EXPECT_EQ(bad.last, absent.last) << "a NaN in step " << at;
+    EXPECT_EQ(bad.json, absent.json) << "a NaN in step " << at;
+  }
 }
 
 TEST(CompressionControl, ResumedEqualsUninterrupted) {
