@@ -63,6 +63,7 @@ bool WantsWhole(absl::string_view codec, int zero_stage) {
 std::vector<std::string> KnownOptions(const CompressionConfig& config, int zero_stage) {
   std::vector<std::string> names;
   for (const CodecFamily& family : CodecFamilies()) {
+    if (family.errors == nullptr) continue;
     for (const absl::string_view name : family.codecs) {
       const bool biased = MakeCodec(name, config.block()).value()->biased();
       const bool stochastic = family.name == "quantise_stochastic";
@@ -242,6 +243,7 @@ double OptionErrors(const GradientCodecs& codecs, const CodecInput& input, absl:
   std::vector<bool> known(codecs.options.size());
   std::vector<double> of_family;
   for (const CodecFamily& family : CodecFamilies()) {
+    if (family.errors == nullptr) continue;
     bool asked = false;
     of_family.resize(family.codecs.size());
     for (size_t o = 0; o < codecs.options.size(); ++o) {

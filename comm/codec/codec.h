@@ -69,22 +69,28 @@ class Codec {
   virtual void Decode(const uint8_t* code, int64_t size, Into into, float* out) const = 0;
 };
 
-// The codec of a name: fp32, bf16, q2..q8, q2_stochastic..q8_stochastic, ecsq_<bits in 0.5..8>, topk_<density in (0,
-// 1]>, powersgd_<rank>; each max-min quantiser takes blocks of `block` elements (a multiple of 8). InvalidArgument says
-// what was asked and what there is.
+// The codec of a name in CodecFamilies; blocks of max-min quantisers have `block` elements (a multiple of 8).
+// InvalidArgument says what was asked and what there is.
 absl::StatusOr<std::unique_ptr<Codec>> MakeCodec(absl::string_view name, int64_t block = 1024);
 
-// One row of the registry: what tests, benchmarks and documents go through.
+struct CodecName {
+  absl::string_view text;  // "topk_0.01"
+  double number = 0;       // 0.01: what stands where the family's spelling has <...>
+  int64_t block = 1024;
+};
+
+// One row of the registry: MakeCodec, tests, benchmarks, calibration and planners go through it.
 struct CodecFamily {
-  absl::string_view name;                      // "quantise", "topk"
-  absl::Span<const absl::string_view> codecs;  // names of the options that planners choose among, cheapest first
+  absl::string_view name;      // "quantise", "topk"
+  absl::string_view spelling;  // "q2..q8", "topk_<density>": what users are told; at <...> any number may stand
+  // Its codecs: without <...> all there are, else those that are tested, measured and planned with. Cheapest first.
+  absl::Span<const absl::string_view> codecs;
+  absl::StatusOr<std::unique_ptr<Codec>> (*make)(const CodecName& name);
   // Squared errors of all of `codecs` over x in one pass over it, errors.size() == codecs.size(); an estimate from
   // block ranges or a histogram, within a few per cent of Encode's own. Returns sum of x^2; not finite where an x is
-  // not.
-  double (*errors)(const CodecInput& input, int64_t block, absl::Span<double> errors);
+  // not. Null: there is no such pass, and planners choose among `codecs` only where a job names them.
+  double (*errors)(const CodecInput& input, int64_t block, absl::Span<double> errors) = nullptr;
 };
 absl::Span<const CodecFamily> CodecFamilies();
-// Ranks of PowerSGD that planners choose among, ascending; PowerSgdErrors has their errors.
-absl::Span<const int> FactorRanks();
 
 }  // namespace shoal

@@ -3,6 +3,7 @@
 // the same sums. Arrays do not overlap, but where it says so.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -23,6 +24,21 @@ struct Stretch {
   bool finite = true;
 };
 Stretch LoadRun(const CodecInput& input, int64_t at, int64_t n, float* x);
+// Encodes stretch by stretch: fn(x, n, at) turns x into what is left and returns its squares.
+template <class F>
+Encoded EncodeStretches(const CodecInput& input, F fn) {
+  float x[kMostElements];
+  Encoded encoded;
+  for (int64_t at = 0; at < input.size; at += kMostElements) {
+    const int64_t n = std::min(kMostElements, input.size - at);
+    const Stretch stretch = LoadRun(input, at, n, x);
+    encoded.squares += stretch.squares;
+    encoded.finite = encoded.finite && stretch.finite;
+    encoded.error_squares += fn(x, n, at);
+    if (input.left != nullptr) std::copy_n(x, n, input.left + at);
+  }
+  return encoded;
+}
 
 // Elements [at, at + n) of x whose magnitude's bits are at least `least` >= 1, in order; n <= kMostElements. Writes up
 // to kCollectSpare elements more to `indices` and `values`. input.left, if not null, becomes x.

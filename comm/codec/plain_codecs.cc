@@ -9,22 +9,6 @@
 namespace shoal {
 namespace {
 
-// Encodes stretch by stretch: fn(x, n, at) turns x into what is left and returns its squares.
-template <class F>
-Encoded EncodeStretches(const CodecInput& input, F fn) {
-  float x[kMostElements];
-  Encoded encoded;
-  for (int64_t at = 0; at < input.size; at += kMostElements) {
-    const int64_t n = std::min(kMostElements, input.size - at);
-    const Stretch stretch = LoadRun(input, at, n, x);
-    encoded.squares += stretch.squares;
-    encoded.finite = encoded.finite && stretch.finite;
-    encoded.error_squares += fn(x, n, at);
-    if (input.left != nullptr) std::copy_n(x, n, input.left + at);
-  }
-  return encoded;
-}
-
 class Fp32Codec : public Codec {
  public:
   absl::string_view name() const override { return "fp32"; }

@@ -75,12 +75,8 @@ absl::StatusOr<ExchangeCosts> MeasureCosts(Communicator& world, int threads) {
   for (const CodecFamily& family : CodecFamilies()) {
     for (const absl::string_view name : family.codecs) {
       SHOAL_ASSIGN_OR_RETURN(codecs.emplace_back(), MakeCodec(name));
-      all.push_back(codecs.back().get());
+      if (!codecs.back()->plain()) all.push_back(codecs.back().get());
     }
-  }
-  for (const int rank : FactorRanks()) {
-    SHOAL_ASSIGN_OR_RETURN(codecs.emplace_back(), MakeCodec(absl::StrCat("powersgd_", rank)));
-    all.push_back(codecs.back().get());
   }
   SHOAL_RETURN_IF_ERROR(MeasureCodecs(world, all, costs));
   return costs;
