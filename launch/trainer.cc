@@ -46,7 +46,6 @@
 #include "parallel/sequence_control.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/memory.h"
-#include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
 #include "runtime/module/local_params.h"
@@ -332,24 +331,11 @@ class Trainer {
   absl::Status CheckWeights() {
     const int every = job_.comm().check_weights_every_steps();
     if (every <= 0 || world_.size() == 1 || progress_.step % every != 0) return absl::OkStatus();
-    SHOAL_ASSIGN_OR_RETURN(uint64_t hash, dp_->WeightHash());
-    const std::string plan = compression_ == nullptr ? "" : compression_->PlanJson();
-    hash ^= NameHash(plan);
-    const Tensor ends = Tensor::Zeros({2}, DType::kI64);
-    ends.data<int64_t>()[0] = static_cast<int64_t>(hash);
-    ends.data<int64_t>()[1] = ~static_cast<int64_t>(hash);
-    SHOAL_RETURN_IF_ERROR(mesh_->control().AllReduce(ends, ReduceOp::kMax, {.tag = "weights' hash"})->Wait());
-    if (ends.data<int64_t>()[0] == ~ends.data<int64_t>()[1]) return absl::OkStatus();
-    SHOAL_RETURN_IF_ERROR(CheckEqualOnAllRanks(mesh_->control(), "compression plan", plan, {.tag = "plans' hashes"}));
-    std::vector<uint64_t> mine;
-    SHOAL_RETURN_IF_ERROR(dp_->WeightHash(&mine).status());
-    for (const Param* param : model_->params()) {
-      SHOAL_RETURN_IF_ERROR(
-          Annotate(CheckEqualOnAllRanks(mesh_->control(), absl::StrCat("the bits of ", param->name),
-                                        absl::StrCat(absl::Hex(mine[param->id])), {.tag = "weights' hashes"}),
-                   absl::StrCat("step ", progress_.step, ": ranks have drifted apart")));
-    }
-    return absl::OkStatus();
+    const std::string when = absl::StrCat("step ", progress_.step);
+    SHOAL_RETURN_IF_ERROR(Annotate(dp_->CheckWeights(), when));
+    if (compression_ == nullptr) return absl::OkStatus();
+    return Annotate(
+        CheckEqualOnAllRanks(mesh_->control(), "compression plan", compression_->PlanJson(), {.tag = "plans"}), when);
   }
 
   // What the ranks of a host will take must be there, before anything is allocated. Collective.

@@ -580,6 +580,24 @@ absl::StatusOr<uint64_t> DataParallel::WeightHash(std::vector<uint64_t>* by_para
   return all;
 }
 
+absl::Status DataParallel::CheckWeights() {
+  SHOAL_ASSIGN_OR_RETURN(const uint64_t hash, WeightHash());
+  const Tensor ends = Tensor::Zeros({2}, DType::kI64);
+  ends.data<int64_t>()[0] = static_cast<int64_t>(hash);
+  ends.data<int64_t>()[1] = ~static_cast<int64_t>(hash);
+  SHOAL_RETURN_IF_ERROR(mesh_.control().AllReduce(ends, ReduceOp::kMax, {.tag = "weights' hash"})->Wait());
+  if (ends.data<int64_t>()[0] == ~ends.data<int64_t>()[1]) return absl::OkStatus();
+  std::vector<uint64_t> mine;
+  SHOAL_RETURN_IF_ERROR(WeightHash(&mine).status());
+  for (const Param* param : params_) {
+    SHOAL_RETURN_IF_ERROR(
+        Annotate(CheckEqualOnAllRanks(mesh_.control(), absl::StrCat("bits of ", param->name),
+                                      absl::StrCat(absl::Hex(mine[param->id])), {.tag = "weights' hashes"}),
+                 "ranks have drifted apart"));
+  }
+  return absl::OkStatus();
+}
+
 RunErrors DataParallel::codec_errors() const {
   RunErrors sum;
   for (const auto& buffers : buffers_->buckets) {

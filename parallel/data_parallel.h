@@ -135,6 +135,10 @@ class DataParallel : public ParamSource, public Stateful {
   // A hash of the weights' bits, and of each parameter's by id; with gathers_weights() of what a rank gathers.
   absl::StatusOr<uint64_t> WeightHash(std::vector<uint64_t>* by_param = nullptr);
 
+  // Collective: that all ranks hold the same weights, to the bit, which is what reductions, codecs and plans promise.
+  // EnvironmentError, "ranks have drifted apart", with the first tensor of which they do not.
+  absl::Status CheckWeights();
+
   // Visits masters as "<name>" (the model's weights in fp32), by box.
   void VisitState(StateVisitor& visitor) override;
   // To be called after VisitState has loaded; FailedPrecondition where residuals are of another number of ranks and are

@@ -213,23 +213,34 @@ TEST(EncodedReduction, ErrorFeedbackTelescopes) {
   }
 }
 
-TEST(EncodedReduction, ANonFiniteGradientReachesAllRanksAndNoResidual) {
-  for (const char* codec : {"fp32", "bf16", "q4", "q4_stochastic", "topk_0.1"}) {
+// Steps 0 and 2 with a bad step between them, which is not committed, and without it.
+TEST(EncodedReduction, ANonFiniteGradientReachesAllRanksAndNoOtherStep) {
+  for (const char* codec : {"fp32", "bf16", "q4", "q4_stochastic", "ecsq_3", "topk_0.1"}) {
     const Case c{.codecs = {codec}, .elements = 300};
     const Codecs codecs(c);
     ASSERT_TRUE(RunThreadRanks(3, {}, [&](int rank, Communicator& comm) {
-                  Rank state(c, PartsOf(c.elements, 3)[rank]);
-                  SHOAL_RETURN_IF_ERROR(state.Reduce(comm, c, codecs, 0));
-                  state.Commit();
-                  const std::vector<float> before = Values(state.residual);
-                  for (int64_t i = 0; i < c.elements; ++i) state.in.data<float>()[i] = Gradient(rank, 1, i);
-                  if (rank == 1) state.in.data<float>()[7] = std::nanf("");
-                  if (rank == 1) state.in.data<float>()[299] = INFINITY;
-                  SHOAL_RETURN_IF_ERROR(state.ReduceIn(comm, c, codecs, 1));
-                  const std::vector<float> sum = Values(state.out);
-                  EXPECT_TRUE(std::any_of(sum.begin(), sum.end(), [](float x) { return !std::isfinite(x); }))
-                      << codec << " on rank " << rank;
-                  EXPECT_EQ(Values(state.residual), before);
+                  std::vector<std::vector<float>> sums, left;
+                  for (const bool bad : {false, true}) {
+                    Rank state(c, PartsOf(c.elements, 3)[rank]);
+                    SHOAL_RETURN_IF_ERROR(state.Reduce(comm, c, codecs, 0));
+                    state.Commit();
+                    if (bad) {
+                      for (int64_t i = 0; i < c.elements; ++i) state.in.data<float>()[i] = Gradient(rank, 1, i);
+                      if (rank == 1) state.in.data<float>()[7] = std::nanf("");
+                      if (rank == 1) state.in.data<float>()[299] = INFINITY;
+                      SHOAL_RETURN_IF_ERROR(state.ReduceIn(comm, c, codecs, 1));
+                      const std::vector<float> sum = Values(state.out);
+                      EXPECT_TRUE(std::any_of(sum.begin(), sum.end(), [](float x) { return !std::isfinite(x); }))
+                          << codec << " on rank " << rank;
+                    }
+                    SHOAL_RETURN_IF_ERROR(state.Reduce(comm, c, codecs, 2));
+                    state.Commit();
+                    sums.push_back(Values(state.out));
+                    left.push_back(Values(state.residual));
+                  }
+                  for (const float x : sums[1]) EXPECT_TRUE(std::isfinite(x)) << codec;
+                  EXPECT_EQ(sums[0], sums[1]) << codec << " on rank " << rank;
+                  EXPECT_EQ(left[0], left[1]) << codec << " on rank " << rank;
                   return absl::OkStatus();
                 }).ok());
   }

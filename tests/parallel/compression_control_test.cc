@@ -65,7 +65,7 @@ CompressionConfig Planned(CompressionConfig::Mode mode) {
 
 struct Steps {
   CompressionConfig config = Planned(CompressionConfig::LGRECO_BYTES);
-  int ranks = 3, zero = 0;
+  int ranks = 3, zero = 0, micros = 1;
   int64_t from_step = 1, steps = 12;
   int64_t skipped = -1, bad = -1;  // a step not taken; one whose gradient holds a NaN on one rank, and so is not taken
   bool takes_bad = false;          // the step with the NaN counts, as with optim.guard { skip_non_finite: false }
@@ -84,6 +84,8 @@ struct Seen {
   std::vector<float> last;             // the last sum, rank 0
   std::vector<double> errors;          // relative, of each step, all ranks
   std::vector<std::string> turns;      // what took the plan's place in each step
+  double squares = 0;                  // of what inexact codes were given in the last step, all ranks
+  int64_t reduced_bytes = 0;           // of the last step, rank 0
   std::string json;
 };
 
@@ -118,19 +120,23 @@ absl::Status Go(const Steps& run, Seen& seen) {
       dp->BeginStep();
       SHOAL_ASSIGN_OR_RETURN(const std::string news, control.BeginStep(step));
       if (rank == 0 && !news.empty()) seen.news.push_back(absl::StrCat(step, ": ", news));
-      SHOAL_RETURN_IF_ERROR(dp->BeginMicroBatch(DataParallel::MicroBatch::kLast));
-      for (size_t i = params.size(); i-- > 0;) {
-        const Tensor grad = dp->Grad(params[i]).grad;
-        for (int64_t e = 0; e < params[i].size(); ++e) {
-          const int64_t columns = params[i].size() / params[i].shape[0];
-          grad.data<float>()[e] = step <= run.rank_two_until
-                                      ? RankTwoGrad(rank, step, static_cast<int>(i), e / columns, e % columns)
-                                      : UnevenGrad(rank, step, static_cast<int>(i), e);
-          if (i == 4 && step > 13 && step <= run.growth_until) grad.data<float>()[e] *= run.growth;
-          if (run.outlier > 0 && e % 64 < 2) grad.data<float>()[e] = e % 2 == 0 ? run.outlier : -run.outlier;
+      for (int64_t micro = 0; micro < run.micros; ++micro) {
+        SHOAL_RETURN_IF_ERROR(dp->BeginMicroBatch(micro + 1 < run.micros ? DataParallel::MicroBatch::kMore
+                                                                         : DataParallel::MicroBatch::kLast));
+        const int64_t draw = step + 500 * micro;
+        for (size_t i = params.size(); i-- > 0;) {
+          const Tensor grad = dp->Grad(params[i]).grad;
+          for (int64_t e = 0; e < params[i].size(); ++e) {
+            const int64_t columns = params[i].size() / params[i].shape[0];
+            grad.data<float>()[e] = step <= run.rank_two_until
+                                        ? RankTwoGrad(rank, draw, static_cast<int>(i), e / columns, e % columns)
+                                        : UnevenGrad(rank, draw, static_cast<int>(i), e);
+            if (i == 4 && step > 13 && step <= run.growth_until) grad.data<float>()[e] *= run.growth;
+            if (run.outlier > 0 && e % 64 < 2) grad.data<float>()[e] = e % 2 == 0 ? run.outlier : -run.outlier;
+          }
+          if (step == run.bad && rank == 1 && i == 2) grad.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
+          dp->Ready(params[i]);
         }
-        if (step == run.bad && rank == 1 && i == 2) grad.data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
-        dp->Ready(params[i]);
       }
       SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
       const RunErrors mine = dp->codec_errors();
@@ -144,6 +150,8 @@ absl::Status Go(const Steps& run, Seen& seen) {
       const std::lock_guard lock(mutex);
       if (rank != 0) continue;
       seen.turns.push_back(control.turn());
+      seen.squares = sums[0];
+      seen.reduced_bytes = dp->reduced_bytes();
       seen.errors.push_back(sums[0] > 0 ? std::sqrt(sums[1] / sums[0]) : 0);
       seen.last.clear();
       for (const OwnedPiece& piece : dp->pieces())
@@ -197,6 +205,27 @@ TEST(CompressionControl, PlansAfterWarmUpWithinTheBudgetForFewerBytes) {
       EXPECT_THAT(seen.json, HasSubstr("\"layers\":[\"a.weight\",\"b.weight\",\"c.weight\",\"d.weight\"]"));
     }
   }
+}
+
+// With ZeRO 2 every micro-batch is encoded and sent by itself: twice the bytes, and errors of both.
+TEST(CompressionControl, EveryReductionOfAStepCounts) {
+  Seen one, two;
+  ASSERT_TRUE(Go({.zero = 2}, one).ok());
+  const absl::Status status = Go({.zero = 2, .micros = 2}, two);
+  ASSERT_TRUE(status.ok()) << status;
+  for (const Seen* seen : {&one, &two}) {
+    const LayerPlan& plan = seen->plans[0];
+    EXPECT_EQ(plan.id, 1);
+    EXPECT_LT(plan.bytes, plan.uniform_bytes);
+    EXPECT_LE(plan.relative_error, plan.relative_budget * (1 + 1e-9));
+    for (size_t step = 5; step < seen->errors.size(); ++step) {
+      EXPECT_GT(seen->errors[step], 0.5 * plan.relative_error) << "step " << step + 1;
+      EXPECT_LE(seen->errors[step], 1.1 * plan.relative_budget) << "step " << step + 1;
+    }
+    // A rank sends its share of half an all-reduce; of each bucket a fraction of a byte is dropped.
+    EXPECT_NEAR(static_cast<double>(seen->reduced_bytes), (seen == &one ? 1 : 2) * plan.bytes * 2 / 3, 5);
+  }
+  EXPECT_NEAR(two.squares / one.squares, 2, 0.1);
 }
 
 // The first plan's exposed time is foretold from exact steps. Once its own are measured they are what it is foretold
@@ -284,7 +313,7 @@ TEST(CompressionControl, ATableWithANaNLeavesThePlanAsItIs) {
 
 // Just before a step that measures errors, in which what travels as factors takes bytes, and before one that does not.
 TEST(CompressionControl, AStepWithANaNIsAsIfItHadNeverBeen) {
-  Steps run{.steps = 20, .rank_two_until = 20};
+  Steps run{.steps = 14, .rank_two_until = 14};
   for (const char* option : {"powersgd_4", "q5"}) run.config.add_options(option);
   for (const int64_t at : {7, 10}) {
     Seen absent, bad;

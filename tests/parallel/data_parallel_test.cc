@@ -8,11 +8,13 @@
 #include <map>
 #include <mutex>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "comm/world.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/module/local_params.h"
+#include "tests/parallel/pointers.h"
 
 namespace shoal {
 namespace {
@@ -315,6 +317,27 @@ TEST(DataParallel, APeerThatStopsIsAnErrorInEveryPass) {
     });
     EXPECT_FALSE(status.ok());
     EXPECT_FALSE(seen.ok()) << "stage " << zero;
+  }
+}
+
+TEST(DataParallel, RanksThatDriftApartAreToldWithTheTensor) {
+  const auto params = SomeParams();
+  for (const int zero : {0, 1, 2}) {
+    const absl::Status status = RunThreadRanks(3, {}, [&](int rank, Communicator& world) -> absl::Status {
+      SHOAL_ASSIGN_OR_RETURN(auto mesh, Mesh::Create(world, {}));
+      SHOAL_ASSIGN_OR_RETURN(auto dp, DataParallel::Create(Pointers(params), *mesh, {.zero_stage = zero}));
+      dp->InitializeWeights(5);
+      SHOAL_RETURN_IF_ERROR(dp->CheckWeights());
+      // The last bit of one element on one rank.
+      SHOAL_ASSIGN_OR_RETURN(const Tensor weight, dp->WholeWeight(params[5]));
+      if (rank == 1) weight.data<float>()[100] = std::nextafter(weight.data<float>()[100], INFINITY);
+      const absl::Status drifted = dp->CheckWeights();
+      const std::string text(drifted.message());
+      EXPECT_TRUE(absl::StartsWith(text, "ranks have drifted apart: ranks differ in their bits of p5:")) << text;
+      EXPECT_TRUE(absl::StrContains(text, "rank 1: ") && absl::StrContains(text, "ranks 0, 2: ")) << text;
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(status.ok()) << status;
   }
 }
 
