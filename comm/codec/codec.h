@@ -8,6 +8,14 @@
 // NaN and infinities: the code of a block that holds one decodes to NaN in all of its elements (a sparse code to NaN in
 // its first one; fp32 and bf16 to what they were), so that every rank sees them; Encoded::finite says so to the
 // encoder.
+//
+// All of this is on the host: pointers are to its memory, and Encode has done its work, sums included, when it returns.
+// What a device needs of it holds already: a code's length follows from the run's (no size comes back before a
+// collective can start), residuals are not changed, keys are counters, and the bytes are one format for all targets.
+// What it does not have: a stream. On a device gradient, residual, left, code and out would be its pointers, Encode and
+// Decode would take the stream that they are enqueued on, and Encoded and a family's errors would be written to memory
+// of the device, to be copied once a step with the step's scalars: nothing else asks for them, since skipping a step is
+// decided by the norm of what was decoded.
 #pragma once
 
 #include <cstdint>

@@ -135,6 +135,8 @@ check "why-hang" 0 "nothing hangs" "$shoal" why-hang "$work/run"
 check "stop of a finished run" 2 "is not running" "$shoal" stop "$work/run"
 check "launch prints" 0 "--map-by slot:PE=4 " "$shoal" launch "$work/job" --ranks 2 --threads 4 --print
 check "launch for Slurm" 0 "--signal=B:USR1@120" "$shoal" launch "$work/job" --ranks 8 --slurm
+check "bench of factors" 0 '"rows":64' "$shoal" bench codec --codec powersgd_4 --parameters 4096 --steps 1
+check "bench of factors of no matrix" 2 "take --parameters 1024 or more" "$shoal" bench codec --codec powersgd_32 --parameters 1000
 check "initial weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run2" --set model.initial_weights="$work/w.safetensors"
 check "initial weights from Hugging Face" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run5" --set model.initial_weights="$work/hf"
 rule='optim.width_rule={ preset: COMPLETE_P base_width: 8 base_depth: 2 base_head_size: 32 }'  # its multipliers are powers of two
