@@ -14,93 +14,18 @@
 #include "absl/strings/str_format.h"
 #include "comm/world.h"
 #include "launch/config_loader.h"
-#include "launch/resolve.h"
 #include "launch/spectra.h"
 #include "launch/stop_request.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/state.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
-#include "runtime/data/indexed_dataset.h"
 #include "runtime/obs/run_metrics.h"
+#include "tests/launch/trainer_fixture.h"
 #include "tests/rows_to_try.h"
 
 namespace shoal {
 namespace {
-
-// The job of `text` with `sets`, ready for Train.
-absl::StatusOr<config::Job> ResolvedText(const std::string& text, const std::vector<std::string>& sets, int ranks) {
-  LoadedJob loaded;
-  ConfigErrors errors;
-  ParseTextConfig(text, "test", loaded.job, errors, loaded.places);
-  for (const auto& set : sets) ApplySet(set, "--set", loaded.job, errors, loaded.places);
-  EXPECT_TRUE(errors.Result().ok()) << errors.Result();
-  SHOAL_ASSIGN_OR_RETURN(config::Job job, ResolveJob(loaded, ranks));
-  job.mutable_runtime()->set_compute(SettleCompute(job, WeakestHost::kHasNone).compute);
-  return job;
-}
-
-class TrainerTest : public testing::Test {
- protected:
-  void SetUp() override {
-    folder_ = testing::TempDir() + "/trainer_" + testing::UnitTest::GetInstance()->current_test_info()->name();
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
-    auto writer = *DatasetWriter::Create(PosixFiles(), folder_ + "/data", 256);
-    for (int d = 0; d < 40; ++d) {
-      std::string text;
-      for (int i = 0; i < 20 + 13 * d; ++i) text += static_cast<char>('a' + (i * (d % 5 + 1)) % 26);
-      ASSERT_TRUE(writer->AddDocumentBytes(text).ok());
-    }
-    ASSERT_TRUE(writer->Finish().ok());
-  }
-
-  absl::StatusOr<config::Job> Resolved(const std::vector<std::string>& sets, int ranks) const {
-    return ResolvedText(absl::StrFormat(R"(
-      model { transformer { preset: LLAMA layers: 2 width: 32 heads: 4 kv_heads: 2 dropout: 0.1 } }
-      data { dataset { path: "%s" } max_tokens: 48 held_out: 0.1 }
-      global_batch { tokens: %d } duration { steps: 8 }
-      optim { learning_rate: 3e-3 schedule { warmup { steps: 2 } } }
-    )",
-                                        folder_ + "/data", kThreadSanitizer ? 256 : 512),
-                        sets, ranks);
-  }
-  config::Job Job(const std::vector<std::string>& sets = {}) const {
-    const auto job = Resolved(sets, 0);
-    EXPECT_TRUE(job.ok()) << job.status();
-    return *job;
-  }
-
-  struct Result {
-    absl::Status status;
-    std::vector<double> losses;
-    std::string weights;
-    TrainOutcome outcome;
-  };
-  // Trains with these options on thread ranks; what rank 0 saw.
-  static Result Start(TrainerOptions options, int ranks, int threads = 1) {
-    Result result;
-    if (!options.run_dir.empty()) std::filesystem::create_directories(options.run_dir + "/checkpoints");
-    options.console = TrainerOptions::Console::kQuiet;
-    result.status = RunThreadRanks(ranks, {}, [&](int r, Communicator& world) -> absl::Status {
-      RankContext rank{.rank = r, .size = ranks, .host = "", .pool = std::make_unique<ThreadPool>(threads)};
-      TrainerOptions mine = options;
-      std::string weights;
-      mine.weights = r == 0 ? &result.weights : &weights;
-      if (r == 0) mine.losses = &result.losses;
-      SHOAL_ASSIGN_OR_RETURN(const TrainOutcome outcome, Train(rank, world, mine));
-      if (r == 0) result.outcome = outcome;
-      return absl::OkStatus();
-    });
-    return result;
-  }
-  static Result Run(const config::Job& job, int ranks, const std::string& run_dir = "", int threads = 1) {
-    Result result = Start({.job = job, .run_dir = run_dir}, ranks, threads);
-    EXPECT_TRUE(result.status.ok()) << result.status;
-    return result;
-  }
-  std::string folder_;
-};
 
 TEST_F(TrainerTest, AnyLayoutEqualsTheOneRankRun) {
   const Result one = Run(Job(), 1);
@@ -216,85 +141,6 @@ TEST_F(TrainerTest, ResumedEqualsUninterrupted) {
     const Result rest = Run(Job({"optim.schedule.shape=CONSTANT", "optim.guard.z_score=50"}), ranks, run);
     EXPECT_EQ(rest.losses.size(), 5u);
     EXPECT_EQ(rest.weights, whole.weights) << ranks << " ranks";
-  }
-}
-
-TEST_F(TrainerTest, EncodedGradientsLearnAndResumeBitForBit) {
-  const Result plain = Run(Job({"optim.schedule.shape=CONSTANT"}), 2);
-  for (const char* codec : RowsToTry<const char*>({"q4", "q4_stochastic", "bf16", "topk_0.1"})) {
-    for (const char* zero :
-         RowsToTry<const char*>({"parallel.zero=0", "parallel.zero=1", "parallel.zero=2", "parallel.zero=3"})) {
-      if (codec[0] == 't' && zero[14] >= '2') continue;  // refused
-      const auto job = [&](std::vector<std::string> more) {
-        more.insert(more.end(), {std::string("comm.compression={ mode: UNIFORM codec: \"") + codec +
-                                     "\" block: 128 min_elements: 512 }",
-                                 "comm.check_calls=true", zero, "optim.schedule.shape=CONSTANT"});
-        return Job(more);
-      };
-      const std::string run = folder_ + "/run_" + codec + zero;
-      const Result whole = Run(job({}), 2);
-      ASSERT_EQ(whole.losses.size(), 8u);
-      EXPECT_NEAR(whole.losses[0], plain.losses[0], 1e-6);
-      EXPECT_NE(whole.losses.back(), plain.losses.back()) << "it was in use";
-      if (codec[0] == 't') {
-        EXPECT_LT(whole.losses.back(), whole.losses.front() - 0.3) << "it learns";
-      } else {
-        EXPECT_NEAR(whole.losses.back(), plain.losses.back(), 0.03) << codec << " " << zero;
-      }
-      Run(job({"duration.steps=3"}), 2, run);
-      EXPECT_EQ(Run(job({}), 2, run).weights, whole.weights) << codec << " " << zero;
-    }
-  }
-}
-
-// Planned by bytes: by time, plans depend on the clock.
-TEST_F(TrainerTest, PlannedGradientsLearnAndResumeBitForBit) {
-  const Result plain = Run(Job({"optim.schedule.shape=CONSTANT"}), 2);
-  for (const char* zero :
-       RowsToTry<const char*>({"parallel.zero=0", "parallel.zero=1", "parallel.zero=2", "parallel.zero=3"})) {
-    const auto job = [&](std::vector<std::string> more) {
-      more.insert(more.end(),
-                  {"comm.compression={ mode: LGRECO_BYTES block: 128 min_elements: 512 warmup_steps: 3 table_steps: 1 "
-                   "lead_steps: 1 replan_every_steps: 4 }",
-                   "comm.check_weights_every_steps=2", zero, "optim.schedule.shape=CONSTANT"});
-      return Job(more);
-    };
-    const std::string run = folder_ + "/planned_" + zero;
-    const Result whole = Run(job({}), 2);
-    ASSERT_EQ(whole.losses.size(), 8u);
-    for (int step = 0; step < 3; ++step) EXPECT_NEAR(whole.losses[step], plain.losses[step], 1e-5) << "exact at first";
-    EXPECT_NE(whole.losses.back(), plain.losses.back()) << "it was in use";
-    EXPECT_NEAR(whole.losses.back(), plain.losses.back(), 0.03) << zero;
-    Run(job({"duration.steps=4"}), 2, run);
-    EXPECT_EQ(Run(job({}), 2, run).weights, whole.weights) << zero;
-    std::ifstream plans(run + "/plans/compression.jsonl");
-    std::string line;
-    ASSERT_TRUE(std::getline(plans, line));
-    EXPECT_THAT(line, testing::HasSubstr("\"bits_per_element\""));
-  }
-}
-
-TEST_F(TrainerTest, PlannedByTimeTrains) {
-  for (const char* zero : {"parallel.zero=0", "parallel.zero=3"}) {
-    const Result result =
-        Run(Job({"comm.compression={ mode: LGRECO_TIME block: 128 min_elements: 512 warmup_steps: 3 table_steps: 1 "
-                 "lead_steps: 1 replan_every_steps: 4 }",
-                 "micro_batch={ tokens: 128 }", zero}),
-            2);
-    ASSERT_EQ(result.losses.size(), 8u);
-    EXPECT_LT(result.losses.back(), result.losses.front());
-  }
-}
-
-TEST_F(TrainerTest, CodesThatWantWholeGradientsAreRefusedWhereTheyAreShared) {
-  for (const char* codec : {"topk_0.1", "powersgd_2"}) {
-    const auto job =
-        Resolved({absl::StrCat("comm.compression={ mode: UNIFORM codec: \"", codec, "\" }"), "parallel.zero=2"}, 2);
-    ASSERT_FALSE(job.ok());
-    EXPECT_THAT(
-        std::string(job.status().message()),
-        testing::HasSubstr(absl::StrCat("comm.compression.codec is ", codec, ", which takes gradients that are")));
-    EXPECT_THAT(std::string(job.status().message()), testing::HasSubstr("take parallel.zero: 0 or 1"));
   }
 }
 
