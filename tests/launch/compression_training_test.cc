@@ -123,7 +123,8 @@ TEST_F(CompressionTrainingTest, AStepWithANaNLeavesNothingBehind) {
     SCOPED_TRACE(codec);
     const auto job = [&](int steps) {
       return Job(
-          {absl::StrCat("data={ dataset { path: \"", data, "\" } max_tokens: 48 held_out: 0.1 }"),
+          {"global_batch={ tokens: 512 }",
+           absl::StrCat("data={ dataset { path: \"", data, "\" } max_tokens: 48 held_out: 0.1 }"),
            "model.initial_weights=" + spoiled,
            absl::StrCat("comm.compression={ mode: UNIFORM codec: \"", codec, "\" block: 128 min_elements: 512 }"),
            absl::StrCat("duration.steps=", steps), "optim.schedule.shape=CONSTANT"});
