@@ -294,9 +294,10 @@ class Trainer {
   // `seconds` by [micro-batch][rank]. Collective: all ranks learn the same from the slowest one's step.
   absl::Status EndSequences(absl::Span<const double> seconds, StepRecord& record) {
     if (sequences_ == nullptr) return absl::OkStatus();
-    SHOAL_ASSIGN_OR_RETURN(const auto slowest, AllReduceValues(mesh_->control(), {record.seconds}, ReduceOp::kMax,
-                                                               {.tag = "step seconds"}));
-    sequences_->EndStep(seconds, slowest[0]);
+    SHOAL_ASSIGN_OR_RETURN(const auto most,
+                           AllReduceValues(mesh_->control(), {record.seconds, -sequences_->exchange_seconds()},
+                                           ReduceOp::kMax, {.tag = "step seconds"}));
+    sequences_->EndStep(seconds, most[0], -most[1]);
     const SequencePlanRecord& plan = sequences_->record();
     record.sequence_plan = plan.Text();
     record.plan_predicted_seconds = plan.predicted_step;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "runtime/base/status.h"
+#include "runtime/obs/span.h"
 
 namespace shoal {
 namespace {
@@ -83,11 +84,13 @@ absl::StatusOr<const SequencePlanRecord*> SequenceControl::BeginStep(int64_t ste
     const auto made = MakePlan(step, first_position, lengths, batch_hash);
     mine = made.ok() ? PlanBytes(*made) : PlanErrorBytes(made.status(), step, batch_hash);
   }
+  const double begin = SteadySeconds();
   SHOAL_ASSIGN_OR_RETURN(std::string bytes, BroadcastString(mesh_.control(), std::move(mine), 0,
                                                             {.tag = absl::StrCat("sequence plan of step ", step)}));
   if (options_.received) options_.received(step, bytes);
   auto record = Check(bytes, step, batch_hash, lengths);
   SHOAL_RETURN_IF_ERROR(Agree(record, step));
+  exchange_seconds_ = SteadySeconds() - begin;
   record_ = *std::move(record);
   record_.lengths.assign(lengths.begin(), lengths.end());
   return &record_;
@@ -157,7 +160,7 @@ absl::Status SequenceControl::Agree(const absl::StatusOr<SequencePlanRecord>& re
   return ErrorOfRanks(of_ranks, step);
 }
 
-void SequenceControl::EndStep(absl::Span<const double> group_seconds, double step_seconds) {
+void SequenceControl::EndStep(absl::Span<const double> group_seconds, double step_seconds, double exchange_seconds) {
   const auto ranks = static_cast<size_t>(mesh_.size());
   const auto& batches = record_.plan.micro_batches;
   CHECK_EQ(group_seconds.size(), batches.size() * ranks) << "seconds of every rank in every micro-batch";
@@ -165,6 +168,7 @@ void SequenceControl::EndStep(absl::Span<const double> group_seconds, double ste
   SequenceCostFit::StepTime time{.seconds = step_seconds, .predicted = record_.predicted_step};
   record_.measured.assign(batches.size(), 0);
   record_.measured_step = step_seconds;
+  record_.exposed_ms += exchange_seconds * 1e3;
   for (size_t m = 0; m < batches.size(); ++m) {
     std::vector<double> predicted;
     const size_t before = groups.size();

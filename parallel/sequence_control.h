@@ -55,7 +55,12 @@ class SequenceControl : public Stateful {
   // for long ones. Fits the model, but for the first kWarmUpSteps since this object was made, which pay for what
   // happens once. Not collective.
   static constexpr int kWarmUpSteps = 2;
-  void EndStep(absl::Span<const double> group_seconds, double step_seconds);
+  // `exchange_seconds`: of BeginStep's on the rank where it was shortest.
+  void EndStep(absl::Span<const double> group_seconds, double step_seconds, double exchange_seconds = 0);
+
+  // What the last BeginStep's broadcast, check and agreement took on this rank, waiting for others included. The rank
+  // that comes last to them waits for none, so the least of all ranks is what plans cost them.
+  double exchange_seconds() const { return exchange_seconds_; }
 
   // Of the last BeginStep; measured times too once its EndStep is over. PlanJson of it is a line of sequences.jsonl.
   const SequencePlanRecord& record() const { return record_; }
@@ -83,6 +88,7 @@ class SequenceControl : public Stateful {
   SequenceCostModel planning_;         // fit_'s model when plans were last made anew
   std::unique_ptr<PlansAhead> ahead_;  // rank 0's
   SequencePlanRecord record_;
+  double exchange_seconds_ = 0;
   int steps_ = 0;  // since the start
 };
 
