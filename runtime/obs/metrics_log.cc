@@ -16,7 +16,8 @@ absl::StatusOr<std::unique_ptr<MetricsLog>> MetricsLog::Open(const std::string& 
   std::ifstream in(path);
   for (std::string line; std::getline(in, line);) {
     const auto record = nlohmann::json::parse(line, nullptr, false);
-    if (record.is_object() && record.value("step", int64_t{0}) <= resumed_step) kept += line + "\n";
+    if (record.is_object() && record.contains("step") && record["step"].is_number() && record["step"] <= resumed_step)
+      kept += line + "\n";
   }
   in.close();
   SHOAL_RETURN_IF_ERROR(WriteFileAtomically(PosixFiles(), path, kept));

@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
@@ -69,16 +68,22 @@ std::string TimeShares(const std::vector<json>& records) {
   return plot.Figure("Share of the step, %", "step", names);
 }
 
+// Whether all that is shown of a plan of gradient codes is there.
+bool IsCompressionPlan(const json& plan) {
+  for (const char* number :
+       {"first_step", "bytes", "plain_bytes", "uniform_bytes", "relative_error", "relative_budget"})
+    plan.value(number, 0.0);
+  for (const char* names : {"layers", "codecs"}) plan.at(names).get<std::vector<std::string>>();
+  plan.at("bits_per_element").get<std::vector<double>>();
+  return true;
+}
+
 // Which layer travelled in how many bits per element, plan by plan: darker is more. Of plans/compression.jsonl.
-std::string CompressionMap(const std::string& lines, double last_step) {
+std::string CompressionMap(const JsonLines& lines, double last_step) {
   std::map<double, json> plans;  // by first step; of a resumed run the later line counts
-  for (const absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
-    json plan = json::parse(line, nullptr, false);
-    if (!plan.is_object() || !plan.contains("layers")) continue;
-    const double first_step = plan.value("first_step", 0.0);
-    plans[first_step] = std::move(plan);
-  }
-  if (plans.empty()) return "";
+  for (const json& plan : lines.whole) plans[plan.value("first_step", 0.0)] = plan;
+  const std::string note = lines.Note("plans/compression.jsonl");
+  if (plans.empty()) return note;
   const double first = plans.begin()->first, span = std::max(1.0, last_step + 1 - first);
   constexpr double kWidth = 900, kLeft = 240, kRow = 11;
   const json& layers = plans.begin()->second.at("layers");
@@ -93,7 +98,7 @@ std::string CompressionMap(const std::string& lines, double last_step) {
     const double x0 = kLeft + (kWidth - kLeft) * (at->first - first) / span,
                  x1 = kLeft + (kWidth - kLeft) * ((next == plans.end() ? last_step + 1 : next->first) - first) / span;
     const json &bits = at->second.at("bits_per_element"), &codecs = at->second.at("codecs");
-    for (size_t l = 0; l < bits.size() && l < layers.size(); ++l) {
+    for (size_t l = 0; l < bits.size() && l < codecs.size() && l < layers.size(); ++l) {
       const double b = bits[l].get<double>(), shade = std::clamp(std::log2(1 + b) / std::log2(33.0), 0.03, 1.0);
       absl::StrAppendFormat(&svg,
                             "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%g\" fill=\"currentColor\" "
@@ -111,8 +116,8 @@ std::string CompressionMap(const std::string& lines, double last_step) {
       kLeft, height - 4, first, kWidth, height - 4, last_step);
   return absl::StrFormat(
       "<h2>Gradient codes: bits per element, layer by step</h2><svg viewBox=\"0 0 %g %g\" role=\"img\" "
-      "aria-label=\"bits per element of each layer's gradient code\">%s</svg>\n",
-      kWidth, height, svg);
+      "aria-label=\"bits per element of each layer's gradient code\">%s</svg>%s\n",
+      kWidth, height, svg, note);
 }
 
 // What reducing gradients took, and codes cost, over the last tenth of the steps.
@@ -231,16 +236,14 @@ absl::Status WriteReport(const std::string& run_dir, const std::string& out) {
   row("memory, measured / predicted", absl::StrCat(HumanBytes(last.value("memory_bytes", 0.0)), " / ",
                                                    HumanBytes(last.value("memory_predicted_bytes", 0.0))));
   ReductionRows(records, row);
-  const std::string plans = read("plans/compression.jsonl");
-  if (const size_t end = plans.find_last_not_of('\n'); end != std::string::npos) {
-    const json plan = json::parse(plans.substr(plans.rfind('\n', end) + 1), nullptr, false);
-    if (plan.is_object()) {
-      row("gradient codes by the last plan",
-          absl::StrFormat("%s for %s; the uniform default's %s; error %.4f of %.4f allowed",
-                          HumanBytes(plan.value("bytes", 0.0)), HumanBytes(plan.value("plain_bytes", 0.0)),
-                          HumanBytes(plan.value("uniform_bytes", 0.0)), plan.value("relative_error", 0.0),
-                          plan.value("relative_budget", 0.0)));
-    }
+  const JsonLines plans = ReadJsonLines(read("plans/compression.jsonl"), IsCompressionPlan);
+  if (!plans.whole.empty()) {
+    const json& plan = plans.whole.back();
+    row("gradient codes by the last plan",
+        absl::StrFormat("%s for %s; the uniform default's %s; error %.4f of %.4f allowed",
+                        HumanBytes(plan.value("bytes", 0.0)), HumanBytes(plan.value("plain_bytes", 0.0)),
+                        HumanBytes(plan.value("uniform_bytes", 0.0)), plan.value("relative_error", 0.0),
+                        plan.value("relative_budget", 0.0)));
   }
   const json environment = json::parse(read("environment.json"), nullptr, false);
   if (environment.is_object()) {

@@ -28,17 +28,45 @@ double Mean(const std::vector<json>& records, const char* field) {
   return count > 0 ? sum / count : RunSummary::kNone;
 }
 
+// Fields that are read as what they are: numbers where they are there.
+bool IsRecord(const json& record) {
+  for (const char* field :
+       {"seconds", "tokens", "images", "samples", "forward_seconds", "backward_seconds", "comm_exposed_seconds",
+        "optimizer_seconds", "data_seconds", "memory_bytes", "memory_predicted_bytes", "reduced_bytes",
+        "reduce_exposed_seconds", "reduce_predicted_seconds"}) {
+    if (record.contains(field) && !record[field].is_number()) return false;
+  }
+  record.value("lengths", std::vector<int>());
+  return record.at("step").is_number();
+}
+
 }  // namespace
+
+JsonLines ReadJsonLines(const std::string& text, bool (*whole)(const json&)) {
+  JsonLines lines;
+  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    json object = json::parse(line.begin(), line.end(), nullptr, false);
+    try {
+      if (object.is_object() && whole(object)) {
+        lines.whole.push_back(std::move(object));
+        continue;
+      }
+    } catch (const json::exception&) {  // a field that is not there, or of another type
+    }
+    ++lines.damaged;
+  }
+  return lines;
+}
+
+std::string JsonLines::Note(const std::string& file) const {
+  if (damaged == 0) return "";
+  return absl::StrCat("<p>", damaged, " damaged ", damaged == 1 ? "line of " : "lines of ", file, " left out.</p>");
+}
 
 absl::StatusOr<std::vector<json>> ReadMetrics(const std::string& run_dir) {
   const auto text = PosixFiles().Read(run_dir + "/metrics.jsonl");
   if (!text.ok()) return absl::NotFoundError(absl::StrCat(run_dir, " has no metrics: ", text.status().message()));
-  std::vector<json> records;
-  for (const auto line : absl::StrSplit(*text, '\n')) {
-    json record = json::parse(line.begin(), line.end(), nullptr, false);
-    if (record.is_object() && record.contains("step") && record["step"].is_number())
-      records.push_back(std::move(record));
-  }
+  std::vector<json> records = ReadJsonLines(*text, IsRecord).whole;
   if (records.empty()) return absl::NotFoundError(absl::StrCat(run_dir, "/metrics.jsonl has no step yet"));
   return records;
 }

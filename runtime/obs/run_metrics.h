@@ -13,7 +13,17 @@
 
 namespace shoal {
 
-// The records of `run_dir`, one per step and each with "step"; torn lines are passed over. NotFound when there is none.
+// The objects of a text of JSON lines, but for those that are damaged: `whole` is false of them, or throws as it looks.
+struct JsonLines {
+  std::vector<nlohmann::json> whole;
+  int damaged = 0;
+  // For a page; empty where none is damaged.
+  std::string Note(const std::string& file) const;
+};
+JsonLines ReadJsonLines(const std::string& text, bool (*whole)(const nlohmann::json&));
+
+// The records of `run_dir`, one per step and each with "step"; damaged lines are passed over. NotFound when there is
+// none.
 absl::StatusOr<std::vector<nlohmann::json>> ReadMetrics(const std::string& run_dir);
 
 // A field over the steps, where it is a number.

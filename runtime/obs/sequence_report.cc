@@ -8,7 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
+#include "absl/types/span.h"
+#include "runtime/obs/run_metrics.h"
 #include "runtime/obs/svg_plot.h"
 
 namespace shoal {
@@ -18,6 +19,23 @@ using nlohmann::json;
 
 constexpr double kGanttWidth = 900, kGanttLeft = 120, kGanttTop = 14, kGanttGap = 10;
 constexpr size_t kSteps = 4;
+
+// Whether all that is drawn of a plan is there.
+bool IsPlan(const json& plan) {
+  const auto lengths = plan.at("lengths").get<std::vector<int64_t>>();
+  for (const json& micro : plan.at("micro_batches")) {
+    for (const json& group : micro) {
+      if (group.at("degree").get<int>() < 1 || group.at("first_rank").get<int>() < 0) return false;
+      for (const auto s : group.at("sequences").get<std::vector<size_t>>()) {
+        if (s >= lengths.size()) return false;
+      }
+    }
+  }
+  for (const char* seconds : {"predicted", "measured"}) plan.at(seconds).get<std::vector<double>>();
+  for (const char* number : {"step", "predicted_step", "measured_step", "gap"}) plan.value(number, 0.0);
+  plan.value("groups", std::string());
+  return true;
+}
 
 int Ranks(const json& plan) {
   int ranks = 1;
@@ -68,21 +86,17 @@ std::string Lane(const json& plan, const json& seconds, const std::string& label
 }  // namespace
 
 std::string SequenceMap(const std::string& lines) {
-  std::vector<json> plans;
-  for (const absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
-    json plan = json::parse(line, nullptr, false);
-    if (!plan.is_object() || !plan.contains("micro_batches") || !plan.contains("predicted")) continue;
-    plans.push_back(std::move(plan));
-    if (plans.size() > kSteps) plans.erase(plans.begin());
-  }
-  if (plans.empty()) return "";
+  const JsonLines read = ReadJsonLines(lines, IsPlan);
+  const std::string note = read.Note("plans/sequences.jsonl");
+  const absl::Span<const json> plans = absl::MakeConstSpan(read.whole).last(std::min(kSteps, read.whole.size()));
+  if (plans.empty()) return note;
   int ranks = 1;
   double longest = 0;
   for (const json& plan : plans) {
     ranks = std::max(ranks, Ranks(plan));
     longest = std::max({longest, Sum(plan.at("predicted")), Sum(plan.at("measured"))});
   }
-  if (longest <= 0) return "";
+  if (longest <= 0) return note;
   const double rank_height = std::clamp(96.0 / ranks, 1.5, 12.0), per_second = (kGanttWidth - kGanttLeft) / longest;
   double y = kGanttTop;
   std::string svg, captions;
@@ -103,8 +117,8 @@ std::string SequenceMap(const std::string& lines) {
                         kGanttLeft, y, kGanttWidth, y, 1e3 * longest);
   return absl::StrFormat(
       "<h2>Sequence groups over ranks and time</h2><p>Rows are ranks, darker groups have more of them.</p><svg "
-      "viewBox=\"0 0 %g %g\" role=\"img\" aria-label=\"groups of the last steps\">%s</svg><ul>%s</ul>\n",
-      kGanttWidth, y + 4, svg, captions);
+      "viewBox=\"0 0 %g %g\" role=\"img\" aria-label=\"groups of the last steps\">%s</svg><ul>%s</ul>%s\n",
+      kGanttWidth, y + 4, svg, captions, note);
 }
 
 }  // namespace shoal

@@ -6,7 +6,7 @@
 namespace shoal {
 
 // Groups over ranks and time of the last steps, of the lines of plans/sequences.jsonl; "" when there is none. A step is
-// drawn twice, as long as it was predicted and as long as it was measured.
+// drawn twice, as long as it was predicted and as long as it was measured. Damaged lines are left out, and counted.
 std::string SequenceMap(const std::string& lines);
 
 }  // namespace shoal

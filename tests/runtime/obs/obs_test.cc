@@ -124,12 +124,13 @@ TEST(Report, DrawsGradientCodesLayerByStep) {
       R"("layers":["a.weight","b<c>"],"bytes":1048576,"plain_bytes":8388608,"uniform_bytes":2097152,"relative_error":0.1,"relative_budget":0.2})";
   std::ofstream(run + "/plans/compression.jsonl")
       << R"({"first_step":20,"codecs":["q4","q2"],"bits_per_element":[4.06,2.06],)" << rest << "\n"
-      << R"({"first_step":40,"codecs":["q3","bf16"],"bits_per_element":[3.06,16],)" << rest << "\n{torn";
+      << R"({"first_step":40,"codecs":["q3","bf16"],"bits_per_element":[3.06,16],)" << rest << "\n"
+      << R"({"first_step":60,"codecs":["q3","q3"],)" << rest << "\n{torn";
   ASSERT_TRUE(WriteReport(run, run + "/report.html").ok());
   const std::string html = *PosixFiles().Read(run + "/report.html");
   for (const char* part : {"<title>a.weight: q4, 4.06 bits, from step 20</title>",
                            "<title>b&lt;c&gt;: bf16, 16.00 bits, from step 40</title>", "2.0 MiB", "12.0 ms / 10.0 ms",
-                           "Exposed reduction of gradients"})
+                           "Exposed reduction of gradients", "2 damaged lines of plans/compression.jsonl left out."})
     EXPECT_THAT(html, testing::HasSubstr(part));
 }
 
@@ -144,6 +145,17 @@ TEST(Report, DrawsSequenceGroupsOverRanksAndTime) {
                            "step 7: &lt;2,1&gt; &lt;1&gt;, step 35 ms predicted, 42 ms measured, gap at most 5.0 %"})
     EXPECT_THAT(html, testing::HasSubstr(part));
   EXPECT_EQ(SequenceMap(""), "");
+  EXPECT_THAT(html, testing::HasSubstr("1 damaged line of plans/sequences.jsonl left out."));
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string damaged = line;
+    damaged.replace(damaged.find(from), from.size(), to);
+    return SequenceMap(damaged + "\n" + damaged);
+  };
+  for (const auto& [from, to] :
+       {std::pair("\"measured\":", "\"measure\":"), std::pair("[0.03,", "[null,"),
+        std::pair("\"step\":7", "\"step\":\"7\""), std::pair("[30,9,", "[30,"),
+        std::pair("\"degree\":2", "\"degree\":0"), std::pair("\"micro_batches\":[", "\"m\":[")})
+    EXPECT_EQ(with(from, to), "<p>2 damaged lines of plans/sequences.jsonl left out.</p>") << to;
 }
 
 TEST(Report, OverlaysRunsAndSaysWhichHaveNoMetrics) {
