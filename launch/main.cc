@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <iostream>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,9 @@
 namespace {
 
 using shoal::JobArgs;
+
+const CLI::Range kCount(1, 1 << 20);                              // of ranks, threads, steps, ..
+const CLI::Range kLarge(1, std::numeric_limits<int32_t>::max());  // of tokens, elements
 
 // Flags accept - and _: the name of a flag is read with -, its value stays as it is.
 std::vector<std::string> ReadArguments(int argc, char** argv) {
@@ -48,7 +52,7 @@ struct PlanArgs {
 void AddPlan(CLI::App* plan, PlanArgs* args) {
   AddJob(plan, &args->job)->required(false);
   plan->add_option("--ranks", args->ranks, "number of ranks to plan for; of a cluster also several: 8,64,512")
-      ->check(CLI::PositiveNumber)
+      ->check(kCount)
       ->delimiter(',')
       ->allow_extra_args(false);
   auto* lengths =
@@ -59,12 +63,12 @@ void AddPlan(CLI::App* plan, PlanArgs* args) {
                                    "predict steps on the cluster of this file (parallel/cluster.proto, text format)");
   plan->get_option("job")->excludes(lengths)->excludes(cluster);
   plan->add_option("--planner", args->lengths.planner, "only this planner, beside the default; unset: all");
-  plan->add_option("--degree", args->lengths.degree, "of planner static; unset: the best")->check(CLI::PositiveNumber);
+  plan->add_option("--degree", args->lengths.degree, "of planner static; unset: the best")->check(kCount);
   plan->add_option("--model", args->lengths.model, "published constants: 7b, 13b or 30b")->excludes(cluster);
-  plan->add_option("--batch", args->lengths.batch, "sequences of a step")->check(CLI::PositiveNumber);
-  plan->add_option("--batches", args->lengths.batches, "steps")->check(CLI::PositiveNumber);
+  plan->add_option("--batch", args->lengths.batch, "sequences of a step")->check(kCount);
+  plan->add_option("--batches", args->lengths.batches, "steps")->check(kCount);
   plan->add_option("--max-tokens", args->lengths.longest, "the longest sequence allowed; longer ones are left out")
-      ->check(CLI::PositiveNumber);
+      ->check(kLarge);
   plan->add_option("--seed", args->lengths.seed, "of sampling from quantiles");
   plan->add_option(
           "--bound", args->lengths.bound,
@@ -94,8 +98,9 @@ int RunPlanCommand(const CLI::App& plan, PlanArgs& args) {
     args.lengths.ranks = args.ranks.empty() ? 1 : args.ranks[0];
     return shoal::RunPlanLengths(args.lengths);
   }
-  shoal::PlanClusterArgs cluster{args.cluster,         args.job.sets,        args.lengths.file, args.ranks,
-                                 args.lengths.planner, args.lengths.explain, args.lengths.json, args.plot};
+  shoal::PlanClusterArgs cluster{args.cluster,         args.job.sets,        args.lengths.file,
+                                 args.ranks,           args.lengths.planner, args.lengths.degree,
+                                 args.lengths.explain, args.lengths.json,    args.plot};
   // These are fields of the file.
   for (const auto& [option, field] : {std::pair("--batch", "sequences"), std::pair("--batches", "batches"),
                                       std::pair("--max-tokens", "max_tokens"), std::pair("--seed", "seed")})
@@ -133,7 +138,7 @@ int main(int argc, char** argv) {
   AddJob(train, &train_args.job);
   train->add_option("--run-dir", train_args.run_dir, "run directory; default runs/<name>");
   train->add_option("--local-ranks", train_args.local_ranks, "thread ranks of this process: single-node debug mode")
-      ->check(CLI::PositiveNumber);
+      ->check(kCount);
   train
       ->add_option("--resume-with", train_args.resume_with,
                    "accept that this field (or group of fields) differs from the run's first start")
@@ -208,11 +213,11 @@ int main(int argc, char** argv) {
   bool launch_slurm = false, launch_print = false;
   auto* launch = app.add_subcommand("launch", "run a job under mpirun, or print its mpirun line or Slurm script");
   AddJob(launch, &launch_job);
-  launch->add_option("--ranks", launch_args.ranks, "number of ranks")->check(CLI::PositiveNumber);
-  launch->add_option("--threads", launch_args.threads, "cores per rank")->check(CLI::PositiveNumber);
+  launch->add_option("--ranks", launch_args.ranks, "number of ranks")->check(kCount);
+  launch->add_option("--threads", launch_args.threads, "cores per rank")->check(kCount);
   launch->add_option("--run-dir", launch_args.run_dir, "run directory; default runs/<name>");
-  launch->add_option("--nodes", launch_args.nodes, "nodes, for Slurm")->check(CLI::PositiveNumber);
-  launch->add_option("--minutes", launch_args.minutes, "time limit, for Slurm")->check(CLI::PositiveNumber);
+  launch->add_option("--nodes", launch_args.nodes, "nodes, for Slurm")->check(kCount);
+  launch->add_option("--minutes", launch_args.minutes, "time limit, for Slurm")->check(kCount);
   launch->add_flag("--slurm", launch_slurm, "print an sbatch script that saves before the limit and requeues");
   launch->add_flag("--print", launch_print, "print the mpirun line and do not run it");
   launch->callback([&] {
@@ -255,9 +260,9 @@ int main(int argc, char** argv) {
       ->excludes(collect);
   one->excludes(list)->excludes(collect);
   list->excludes(collect);
-  experiment->add_option("--minutes", sweep_args.minutes, "time limit of a run, for Slurm")->check(CLI::PositiveNumber);
+  experiment->add_option("--minutes", sweep_args.minutes, "time limit of a run, for Slurm")->check(kCount);
   experiment->add_option("--threads", sweep_args.threads, "cores per rank where the job does not say, for Slurm")
-      ->check(CLI::PositiveNumber);
+      ->check(kCount);
   experiment->callback([&] {
     using shoal::ExperimentMode;
     code = shoal::RunExperiment(sweep_args, sweep_slurm               ? ExperimentMode::kPrintSlurm
@@ -270,9 +275,8 @@ int main(int argc, char** argv) {
   shoal::CalibrateArgs calibrate_args;
   auto* calibrate = app.add_subcommand(
       "calibrate", "measure this machine for half a minute, so that plan and train predict step times");
-  calibrate->add_option("--threads", calibrate_args.threads, "threads per rank")->check(CLI::PositiveNumber);
-  calibrate->add_option("--local-ranks", calibrate_args.local_ranks, "thread ranks of this process")
-      ->check(CLI::PositiveNumber);
+  calibrate->add_option("--threads", calibrate_args.threads, "threads per rank")->check(kCount);
+  calibrate->add_option("--local-ranks", calibrate_args.local_ranks, "thread ranks of this process")->check(kCount);
   calibrate->add_option("--compute", calibrate_args.compute, "AUTO, FP32 or BF16")
       ->check(CLI::IsMember({"AUTO", "FP32", "BF16"}, CLI::ignore_case));
   calibrate->add_option("--out", calibrate_args.out, "file; default ~/.cache/shoal/calibration.json");
@@ -326,15 +330,14 @@ int main(int argc, char** argv) {
                              "sequence_pairs"}));
   bench->add_option("job", bench_args.job.job, "job file, for step, conv and others");
   bench->add_option("--set", bench_args.job.sets, "override a field of the job")->expected(1)->take_all();
-  bench->add_option("--threads", bench_args.threads, "threads per rank")->check(CLI::PositiveNumber);
+  bench->add_option("--threads", bench_args.threads, "threads per rank")->check(kCount);
   bench->add_option("--warmup", bench_args.warmup, "steps not measured");
-  bench->add_option("--steps", bench_args.steps, "steps measured")->check(CLI::PositiveNumber);
+  bench->add_option("--steps", bench_args.steps, "steps measured")->check(kCount);
   bench->add_option("--tokens", bench_args.tokens, "of attention and sequence_memory");
   bench->add_option("--heads", bench_args.heads, "of attention");
   bench->add_option("--head-size", bench_args.head_size, "of attention");
   bench->add_option("--kind", bench_args.kind, "of optimizer: adamw, clip_adamw, lars or lamb");
-  bench->add_option("--parameters", bench_args.parameters, "elements, of optimizer and codec")
-      ->check(CLI::PositiveNumber);
+  bench->add_option("--parameters", bench_args.parameters, "elements, of optimizer and codec")->check(kLarge);
   bench->add_option("--codec", bench_args.codec, "of codec: q4, topk_0.01, ...; default every one");
   bench
       ->add_option("--turns", bench_args.turns,

@@ -68,7 +68,8 @@ absl::StatusOr<ClusterPrediction> Predict(const PlanClusterArgs& args, const con
   p.ranks = ranks;
   p.costs = std::move(costs);
   SHOAL_ASSIGN_OR_RETURN(p.read, ReadLengths(source, p.costs.model.longest));
-  SHOAL_ASSIGN_OR_RETURN(p.outcomes, ComparePlanners({args.planner, 0}, source.file, p.read, ranks, p.costs.model));
+  SHOAL_ASSIGN_OR_RETURN(p.outcomes,
+                         ComparePlanners({args.planner, args.degree}, source.file, p.read, ranks, p.costs.model));
   return p;
 }
 

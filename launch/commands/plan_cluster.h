@@ -14,6 +14,7 @@ struct PlanClusterArgs {
   std::string lengths;            // as PlanLengthsArgs::file; empty: the cluster file's
   std::vector<int> ranks;         // empty: those of the cluster file
   std::string planner;            // empty: all of them
+  int degree = 0;                 // of planner static; 0: the best
   bool explain = false;           // what each planner's step is spent on
   bool json = false;              // one line of JSON instead of tables
   std::string plot;               // tokens per second over ranks, SVG; empty: none

@@ -1,6 +1,7 @@
 #include "launch/commands/plan_outcomes.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -73,6 +74,12 @@ absl::StatusOr<std::vector<PlanOutcome>> ComparePlanners(const PlannerChoice& ch
                                                          const SequenceCostModel& model) {
   if (!choice.name.empty())  // an unknown one is an error that names those there are
     SHOAL_RETURN_IF_ERROR(PlanSequences({.model = &model}, choice.name).status());
+  if (choice.degree > 0 && !choice.name.empty() && choice.name != "static")
+    return absl::InvalidArgumentError(
+        absl::StrCat("--degree is of planner static; planner ", choice.name, " chooses degrees itself: remove one"));
+  if (choice.degree > 0 && !std::has_single_bit(static_cast<unsigned>(choice.degree)))
+    return absl::InvalidArgumentError(
+        absl::StrCat("--degree is ", choice.degree, "; degrees are powers of two: 1, 2, 4, ..."));
   SHOAL_RETURN_IF_ERROR(CheckBatches(file, read, ranks, model));
   std::vector<PlanOutcome> outcomes;
   const auto table = SequencePlanners();
