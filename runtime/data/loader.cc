@@ -1,5 +1,7 @@
 #include "runtime/data/loader.h"
 
+#include <glog/logging.h>
+
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
@@ -102,6 +104,7 @@ struct Loader::Shared {
       batch.lengths.push_back(next.predictions);
       if (!by_tokens && static_cast<int64_t>(batch.samples.size()) >= global) break;
     }
+    CHECK_GT(batch.global_tokens, 0) << "losses are divided by the predictions of a batch";
     const bool repeats = options.repeat == LoaderOptions::Repeat::kFirstBatch;
     batch.next_position = repeats ? first : first + static_cast<int64_t>(batch.samples.size());
     return batch;
