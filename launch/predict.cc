@@ -134,6 +134,12 @@ Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoi
   return p;
 }
 
+int64_t ActivationBytes(const config::Job& job, int64_t tokens) {
+  DryRun dry(job, 1, DryRun::Gradients::kElsewhere);
+  dry.ForwardBackward({{0, static_cast<int32_t>(tokens)}, {}, {}}, nullptr);
+  return dry.arena().peak();
+}
+
 CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShape> micro_batches) {
   DryRun dry(job, ranks, DryRun::Gradients::kElsewhere);
   CostSheet cost;

@@ -41,6 +41,9 @@ struct Prediction {
 enum class Checkpoints : uint8_t { kNo, kYes };
 Prediction PredictMemory(const config::Job& job, int ranks, Checkpoints checkpoints);
 
+// Bytes of a sequence of `tokens` on one rank: frames, live values and workspace of its forward and backward.
+int64_t ActivationBytes(const config::Job& job, int64_t tokens);
+
 // One step of one rank by op: forward and backward of these micro-batches, then what the trainer reports as "scalars",
 // "reduce", "SumOfSquares", "optimizer" and "publish" (launch/trainer.cc).
 CostSheet StepCost(const config::Job& job, int ranks, absl::Span<const BatchShape> micro_batches);

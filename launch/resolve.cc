@@ -10,6 +10,7 @@
 #include "launch/batch_control.h"
 #include "launch/image_workload.h"
 #include "launch/optimizer_setup.h"
+#include "launch/predict.h"
 #include "launch/sequence_setup.h"
 #include "models/resnet_spec.h"
 #include "models/transformer_spec.h"
@@ -158,8 +159,13 @@ absl::Status ResolveImages(config::Job& job, Checker& check) {
   return absl::OkStatus();
 }
 
-// parallel.sequence; ranks 0: unknown.
-void CheckSequences(const config::Job& job, int ranks, Checker& check) {
+bool HasOneDegree(absl::string_view planner) {
+  const auto all = SequencePlanners();
+  return std::any_of(all.begin(), all.end(), [&](const auto& p) { return p.name == planner && p.one_degree; });
+}
+
+// parallel.sequence, on any number of ranks.
+void CheckSequences(const config::Job& job, Checker& check) {
   const auto& sequence = job.parallel().sequence();
   if (job.model().has_resnet()) return check.Add("parallel.sequence is for transformers; images are one rank's each");
   std::vector<std::string> names;
@@ -180,26 +186,55 @@ void CheckSequences(const config::Job& job, int ranks, Checker& check) {
     if (sequence.planner() != "static")
       check.Add(absl::StrCat("parallel.sequence.degree is of planner \"static\"; planner \"", sequence.planner(),
                              "\" chooses degrees itself: remove one"));
-    else if (ranks > 0 && ranks % sequence.degree() != 0)
-      check.Add(
-          absl::StrCat("parallel.sequence.degree is ", sequence.degree(), ", which does not divide ", ranks, " ranks"));
   }
   if (job.optim().has_batch_growth())
     check.Add(
         "parallel.sequence spreads samples over ranks, whose gradients are then no independent samples, which "
         "optim.batch_growth compares: remove one");
   if (!job.micro_batch().has_tokens())
-    return check.Add(
+    check.Add(
         "parallel.sequence needs micro_batch { tokens: N }, the tokens that a rank holds at once; `shoal plan` shows "
         "the memory that they take");
-  if (ranks <= 0 || !job.model().has_transformer() || job.micro_batch().tokens() <= 0) return;
-  const int64_t degree = LargestSequenceDegree(job, ranks), most = job.micro_batch().tokens() * degree;
-  if (job.data().max_tokens() <= most) return;
-  check.Add(absl::StrCat("data.max_tokens is ", job.data().max_tokens(), ", but a group of ", degree,
-                         " ranks, the largest here, holds ", most, " tokens (micro_batch.tokens ",
-                         job.micro_batch().tokens(), " each): lower it, with data.over_long: SPLIT, ",
-                         "or raise micro_batch.tokens to ", (job.data().max_tokens() + degree - 1) / degree,
-                         ", which parallel { recompute: BLOCK } may make room for, or take more ranks"));
+}
+
+// Whether a group of these ranks holds a sequence of data.max_tokens.
+absl::Status CheckSequencesFit(const config::Job& job, int ranks) {
+  const auto& sequence = job.parallel().sequence();
+  const DegreeLimit limit = SequenceDegreeLimit(job);
+  int64_t degree = LargestSequenceDegree(job, ranks);
+  std::string why = limit.degree < ranks ? absl::StrCat(limit.why, ": ", limit.degree) : absl::StrCat(ranks, " ranks");
+  if (sequence.has_degree()) {
+    const std::string field = "parallel.sequence.degree";
+    if (ranks % sequence.degree() != 0)
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, " is ", sequence.degree(), ", which does not divide ", ranks, " ranks"));
+    if (sequence.degree() > degree)
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, " is ", sequence.degree(), "; the highest here is ", degree, " (", why, ")"));
+    degree = sequence.degree();
+    why = field;
+  } else if (const int divisor = ranks & -ranks; HasOneDegree(sequence.planner()) && divisor < degree) {
+    degree = divisor;
+    why = absl::StrCat("planner ", sequence.planner(), " takes degrees that divide ", ranks, " ranks");
+  }
+  const int64_t longest = job.data().max_tokens(), tokens = job.micro_batch().tokens();
+  if (longest <= tokens * degree) return absl::OkStatus();
+  const int64_t share = (longest + degree - 1) / degree;
+  config::Job recomputed = job;
+  recomputed.mutable_parallel()->set_recompute(config::ParallelConfig::BLOCK);
+  const auto bytes = [](const config::Job& of, int64_t n) {
+    return HumanBytes(static_cast<double>(ActivationBytes(of, n)));
+  };
+  return absl::InvalidArgumentError(absl::StrCat(
+      "data.max_tokens is ", longest, ", but a group of ", degree, degree == 1 ? " rank" : " ranks",
+      ", the largest here (", why, "), holds ", tokens * degree, " tokens (micro_batch.tokens ", tokens,
+      " each). Of activations a rank would need ", bytes(job, share), " and has ", bytes(job, tokens),
+      ". Raise micro_batch.tokens to ", share,
+      job.parallel().recompute() == config::ParallelConfig::BLOCK
+          ? ""
+          : absl::StrCat(", which takes ", bytes(recomputed, share), " with parallel { recompute: BLOCK }"),
+      ", or let groups have ", std::bit_ceil(static_cast<uint64_t>((longest + tokens - 1) / tokens)),
+      " ranks, or lower data.max_tokens, with data.over_long: SPLIT"));
 }
 
 // Planned codes wait until the learning rate has risen, where it says in steps, or in what a step's batch is given in.
@@ -218,6 +253,37 @@ void SettleExactSteps(config::Job& job) {
 }
 
 }  // namespace
+
+absl::Status CheckRanks(const config::Job& job, int ranks) {
+  ConfigErrors errors;
+  const auto add = [&errors](const absl::Status& status) {
+    if (!status.ok()) errors.Add("", std::string(status.message()));
+  };
+  add(CheckBatchGrowth(job, ranks));
+  if (job.parallel().has_sequence()) add(CheckSequencesFit(job, ranks));
+  // With unequal shares some rank has fewer micro-batches than others, whose statistics would wait for it.
+  if (job.model().resnet().sync_norm() && job.global_batch().images() % ranks != 0) {
+    errors.Add("", absl::StrCat("model.resnet.sync_norm takes equal shares: global_batch.images is ",
+                                job.global_batch().images(), " and the job has ", ranks, " ranks; the nearest is ",
+                                std::max<int64_t>(1, (job.global_batch().images() + ranks / 2) / ranks) * ranks));
+  }
+  // A rank without images would leave others alone with the gathering of weights.
+  if (ranks > 1 && job.model().has_resnet() && job.parallel().zero() == 3 && job.global_batch().images() % ranks != 0) {
+    errors.Add("", absl::StrCat("parallel.zero is 3, which takes equal shares of images: global_batch.images is ",
+                                job.global_batch().images(), " and the job has ", ranks, " ranks; the nearest is ",
+                                std::max<int64_t>(1, (job.global_batch().images() + ranks / 2) / ranks) * ranks,
+                                ", or take parallel.zero: 2"));
+  }
+  if (job.global_batch().has_images() && job.global_batch().images() < ranks) {
+    errors.Add("", absl::StrCat("global_batch.images is ", job.global_batch().images(), " and the job has ", ranks,
+                                " ranks; every rank needs an image: take at least ", ranks));
+  }
+  if (!job.parallel().has_sequence() && job.global_batch().has_sequences() && job.global_batch().sequences() < ranks) {
+    errors.Add("", absl::StrCat("global_batch.sequences is ", job.global_batch().sequences(), " and the job has ",
+                                ranks, " ranks; every rank needs a sequence: take at least ", ranks));
+  }
+  return errors.Result();
+}
 
 absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   config::Job job = loaded.job;
@@ -259,7 +325,7 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   if (job.optim().has_ema() && ema.horizon_case() == config::EmaConfig::HORIZON_NOT_SET)
     check.Add("optim.ema names no horizon; write optim.ema { decay: 0.999 } or { half_life { epochs: 0.1 } }");
   if (ema.has_half_life()) CheckDuration(check, "optim.ema.half_life", ema.half_life(), job.model());
-  if (job.has_global_batch()) check.AddAll(CheckBatchGrowth(job, ranks));
+  if (job.has_global_batch()) check.AddAll(CheckBatchGrowth(job, 0));
   const double final_ratio = job.optim().schedule().final_ratio();
   if (final_ratio < 0 || final_ratio > 1)
     check.Add(absl::StrCat("optim.schedule.final_ratio is ", final_ratio, "; it lies in [0, 1]"));
@@ -273,7 +339,7 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     check.Add(absl::StrCat("parallel.zero is ", job.parallel().zero(), "; the stages are 0 to 3, the nearest is ",
                            std::clamp(job.parallel().zero(), 0, 3)));
   }
-  if (job.parallel().has_sequence()) CheckSequences(job, ranks, check);
+  if (job.parallel().has_sequence()) CheckSequences(job, check);
   if (job.parallel().zero() == 3 && job.comm().fake())
     check.Add(
         "comm.fake is true and parallel.zero is 3, which computes with weights that other ranks send; take 0 to 2");
@@ -295,28 +361,8 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
     check.Add(absl::StrCat("log.spectral_every_steps is ", job.log().spectral_every_steps(), "; 0 is never"));
   if (job.log().every_steps() < 1)
     check.Add(absl::StrCat("log.every_steps is ", job.log().every_steps(), "; it needs 1 or more"));
-  // With unequal shares some rank has fewer micro-batches than others, whose statistics would wait for it.
-  if (ranks > 0 && job.model().resnet().sync_norm() && job.global_batch().images() % ranks != 0) {
-    check.Add(absl::StrCat("model.resnet.sync_norm takes equal shares: global_batch.images is ",
-                           job.global_batch().images(), " and the job has ", ranks, " ranks; the nearest is ",
-                           std::max<int64_t>(1, (job.global_batch().images() + ranks / 2) / ranks) * ranks));
-  }
-  // A rank without images would leave others alone with the gathering of weights.
-  if (ranks > 1 && images && job.parallel().zero() == 3 && job.global_batch().images() % ranks != 0) {
-    check.Add(absl::StrCat("parallel.zero is 3, which takes equal shares of images: global_batch.images is ",
-                           job.global_batch().images(), " and the job has ", ranks, " ranks; the nearest is ",
-                           std::max<int64_t>(1, (job.global_batch().images() + ranks / 2) / ranks) * ranks,
-                           ", or take parallel.zero: 2"));
-  }
-  if (ranks > 0 && job.global_batch().has_images() && job.global_batch().images() < ranks) {
-    check.Add(absl::StrCat("global_batch.images is ", job.global_batch().images(), " and the job has ", ranks,
-                           " ranks; every rank needs an image: take at least ", ranks));
-  }
-  if (ranks > 0 && !job.parallel().has_sequence() && job.global_batch().has_sequences() &&
-      job.global_batch().sequences() < ranks) {
-    check.Add(absl::StrCat("global_batch.sequences is ", job.global_batch().sequences(), " and the job has ", ranks,
-                           " ranks; every rank needs a sequence: take at least ", ranks));
-  }
+  SHOAL_RETURN_IF_ERROR(check.Result());
+  if (ranks > 0) check.AddAll(CheckRanks(job, ranks));
   SHOAL_RETURN_IF_ERROR(check.Result());
   if (job.comm().has_compression()) SettleExactSteps(job);
   return job;

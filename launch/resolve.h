@@ -10,6 +10,10 @@ namespace shoal {
 // with the place of its field. `compute: AUTO` stays: ranks settle it together, the weakest decides (SettleCompute).
 absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks);
 
+// What this many ranks cannot do of a resolved job, a line each that begins with a field. Of ResolveJob too where ranks
+// are known; under mpirun they are when all have started.
+absl::Status CheckRanks(const config::Job& job, int ranks);
+
 // What `compute: AUTO` means for hosts of which the weakest has, or has not, bf16 instructions; and a sentence for the
 // log.
 struct ComputeChoice {

@@ -91,12 +91,18 @@ SequenceMode SequenceModeOf(const config::Job& job) {
   return SequenceMode::kAuto;
 }
 
-int LargestSequenceDegree(const config::Job& job, int ranks) {
+DegreeLimit SequenceDegreeLimit(const config::Job& job) {
   const auto& sequence = job.parallel().sequence();
-  int64_t most = ranks;
-  if (sequence.has_max_degree()) most = std::min<int64_t>(most, sequence.max_degree());
-  if (SequenceModeOf(job) == SequenceMode::kUlysses) most = std::min<int64_t>(most, job.model().transformer().heads());
-  return static_cast<int>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(1, most))));
+  const auto heads = static_cast<int>(job.model().transformer().heads());
+  DegreeLimit limit;
+  if (sequence.has_max_degree()) limit = {sequence.max_degree(), "parallel.sequence.max_degree"};
+  if (SequenceModeOf(job) == SequenceMode::kUlysses && heads < limit.degree) limit = {heads, "heads in mode ULYSSES"};
+  return limit;
+}
+
+int LargestSequenceDegree(const config::Job& job, int ranks) {
+  const int most = std::min(ranks, SequenceDegreeLimit(job).degree);
+  return static_cast<int>(std::bit_floor(static_cast<unsigned>(std::max(1, most))));
 }
 
 std::string SequenceModesText(const config::Job& job, int ranks) {
@@ -125,6 +131,7 @@ absl::StatusOr<SequenceSpreading> SequencesFor(const config::Job& job, const Cal
   ExchangeCosts exchange;
   absl::Status failed;
   double calibrated = 0;
+  std::string calibrated_text = "as calibrated";
   const bool deterministic = job.parallel().sequence().plans() == config::SequenceConfig::DETERMINISTIC;
   if (world.rank() == 0) {
     const bool named = job.runtime().has_calibration();
@@ -137,6 +144,7 @@ absl::StatusOr<SequenceSpreading> SequencesFor(const config::Job& job, const Cal
     }();
     if (known.ok()) {
       calibrated = 1;
+      absl::StrAppend(&calibrated_text, ": ", calibration->key.Text());
       if (calibration->exchange.ranks == world.size()) exchange = calibration->exchange;
     } else if (named || !absl::IsNotFound(known.status())) {
       failed = known.status();
@@ -161,14 +169,16 @@ absl::StatusOr<SequenceSpreading> SequencesFor(const config::Job& job, const Cal
   c.linear = agreed[1];
   c.tokens_per_rank = job.micro_batch().tokens();
   c.longest = job.data().max_tokens();
-  c.max_degree = LargestSequenceDegree(job, world.size());
+  const DegreeLimit limit = SequenceDegreeLimit(job);
+  c.max_degree = limit.degree;
+  c.degree_limit = limit.why;
   c.fixed = agreed[2];
   SHOAL_RETURN_IF_ERROR(AddExchanges(job, world.size(), all_to_all, c));
   *how = absl::StrFormat(
       "sequences: %.3g us a token + %.3g ps a token^2 + %.2f ms a micro-batch (%s), %s to exchange a token%s; up to %d "
       "tokens a rank",
       c.linear * 1e6, c.quadratic * 1e12, c.fixed * 1e3,
-      agreed[3] > 0   ? "as calibrated"
+      agreed[3] > 0   ? calibrated_text
       : deterministic ? "nominal; `shoal calibrate` measures it"
                       : "estimated; `shoal calibrate` measures it",
       HumanBytes(c.exchange_bytes_per_token),

@@ -16,7 +16,13 @@
 
 namespace shoal {
 
-// The highest degree that ranks, mode and max_degree allow.
+// The highest degree that mode and max_degree allow on any number of ranks, and which of them; "" where neither limits.
+struct DegreeLimit {
+  int degree = 1 << 20;
+  const char* why = "";
+};
+DegreeLimit SequenceDegreeLimit(const config::Job& job);
+// The highest degree that these ranks have too: a power of two.
 int LargestSequenceDegree(const config::Job& job, int ranks);
 SequenceMode SequenceModeOf(const config::Job& job);
 // "degree 4: heads between 4 ranks", a line for each degree above 1.

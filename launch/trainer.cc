@@ -26,6 +26,7 @@
 #include "launch/optimizer_setup.h"
 #include "launch/predict.h"
 #include "launch/progress_state.h"
+#include "launch/resolve.h"
 #include "launch/sequence_setup.h"
 #include "launch/spectra.h"
 #include "launch/step_trace.h"
@@ -161,7 +162,7 @@ class Trainer {
 
   absl::Status SetUp() {
     SHOAL_ASSIGN_OR_RETURN(model_, ModelFor(job_, RecomputedBy(job_.parallel())));
-    SHOAL_RETURN_IF_ERROR(CheckBatchGrowth(job_, world_.size()));
+    SHOAL_RETURN_IF_ERROR(CheckRanks(job_, world_.size()));
     SHOAL_RETURN_IF_ERROR(CheckMemory());
     SHOAL_ASSIGN_OR_RETURN(const std::string hosts, HostsOf(world_));
     calibration_key_ = {hosts, world_.size(), rank_.pool->threads(), job_.runtime().compute()};

@@ -302,6 +302,7 @@ absl::StatusOr<ClusterCosts> DeriveCosts(const config::Cluster& c, int ranks) {
                         HumanBytes(costs.states), HumanBytes(costs.usable), remedy));
   }
   model.tokens_per_rank = static_cast<int64_t>(std::min(tokens, kMostTokens));
+  model.bytes_per_token = costs.activation;
   model.longest = std::min<int64_t>(c.lengths().max_tokens(), model.LargestDegree(ranks) * model.tokens_per_rank);
   return costs;
 }

@@ -127,14 +127,18 @@ absl::Status CheckLengths(absl::Span<const int32_t> lengths, int ranks, const Se
           absl::StrCat("sequence ", k, " has ", tokens, " tokens; lengths are at least 1"));
     if (tokens <= capacity) continue;
     const int64_t needed = DegreeFor(tokens, model.tokens_per_rank);
-    const std::string remedy =
-        needed <= model.max_degree
-            ? absl::StrCat("degree ", needed, " would, on at least ", needed, " ranks")
-            : absl::StrCat("degree ", needed, " would, but heads allow ", model.max_degree, " at most");
+    const std::string remedy = needed <= model.max_degree
+                                   ? absl::StrCat("on at least ", needed, " ranks")
+                                   : absl::StrCat("but the limit is ", model.max_degree, " (", model.degree_limit, ")");
+    const auto bytes = [&](int64_t n) { return HumanBytes(static_cast<double>(n) * model.bytes_per_token); };
     return absl::InvalidArgumentError(absl::StrCat(
         "sequence ", k, " has ", tokens, " tokens; the largest degree of ", ranks, ranks == 1 ? " rank, " : " ranks, ",
-        degree, ", holds ", capacity, " (", model.tokens_per_rank, " on each rank). ", remedy, "; or ",
-        (tokens + degree - 1) / degree, " tokens on each rank (recomputing more), or lengths of at most ", capacity));
+        degree, ", holds ", capacity, " (", model.tokens_per_rank, " on each rank). ",
+        model.bytes_per_token > 0
+            ? absl::StrCat("Its activations need ", bytes(tokens), " and the group has ", bytes(capacity), ". ")
+            : "",
+        "Degree ", needed, " would hold it, ", remedy, "; or ", (tokens + degree - 1) / degree,
+        " tokens on each rank (recomputing more), or lengths of at most ", capacity));
   }
   return absl::OkStatus();
 }
@@ -340,6 +344,7 @@ absl::StatusOr<SequenceCostModel> PublishedCostModel(absl::string_view name, int
         HumanBytes(states), HumanBytes(kBudget), static_cast<int>(std::ceil(16 * parameters / kBudget)) + 1));
   }
   model.tokens_per_rank = static_cast<int64_t>(tokens);
+  model.bytes_per_token = row->activation * kMebibyte;
   model.longest = std::min(longest, model.LargestDegree(ranks) * model.tokens_per_rank);
   return model;
 }

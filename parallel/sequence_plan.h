@@ -32,7 +32,10 @@ struct SequenceCostModel {
   int64_t tokens_per_rank = 0;          // capacity; a group of degree d holds d times as many
   int64_t longest = 0;       // tokens of the longest sequence that the job allows, which a static degree has to hold;
                              // 0: the longest of the batch
-  int max_degree = 1 << 20;  // the head limit of Ulysses
+  int max_degree = 1 << 20;  // of any number of ranks: the head limit of Ulysses
+  // For messages:
+  const char* degree_limit = "heads";  // where max_degree comes from
+  double bytes_per_token = 0;          // of activations; 0: unknown
 
   // Of one sequence; linear in 1/degree but for the bandwidth: (a1 s^2 + a2 s + bytes s / bandwidth) / d.
   double Seconds(int64_t tokens, int degree) const;
@@ -66,8 +69,8 @@ struct StepPlan {
   uint64_t Hash() const;
 };
 
-// InvalidArgument names the sequence that no degree can hold, its tokens, the capacity, and the degree and the limit of
-// lengths that would fit; or a length below 1, a bad model, or fewer ranks than one.
+// InvalidArgument names the sequence that no degree can hold, its tokens and bytes, the capacity, and the degree and
+// the limit of lengths that would fit; or a length below 1, a bad model, or fewer ranks than one.
 absl::Status CheckLengths(absl::Span<const int32_t> lengths, int ranks, const SequenceCostModel& model);
 
 // FailedPrecondition names what is wrong: a sequence that is missing, twice or out of range, a group that is empty, not

@@ -15,8 +15,8 @@ namespace {
 constexpr SequencePlanner kPlanners[] = {
     {"flexsp", "tier 0, then a search over deadlines of all micro-batches at once", PlanFlexSp},
     {"tier0", "sorted chunks and every single degree, each packed to a deadline", PlanTier0},
-    {"static", "the best one degree that holds the longest sequence allowed", PlanStaticDegree},
-    {"per_batch", "the best one degree for each batch", PlanDegreePerBatch},
+    {"static", "the best one degree that holds the longest sequence allowed", PlanStaticDegree, true},
+    {"per_batch", "the best one degree for each batch", PlanDegreePerBatch, true},
     {"sort_and_chunk", "FlexSP's pipeline, rounded lengths and all, with tier 0's packing in place of its MILP",
      PlanSortAndChunk},
     {"greedy", "Megatron-LM's: the least degree that holds a sequence, balanced by s^2 / degree", PlanGreedy},

@@ -30,6 +30,7 @@ struct SequencePlanner {
   const char* name = "";
   const char* summary = "";
   absl::StatusOr<StepPlan> (*plan)(const SequencePlanRequest& request) = nullptr;
+  bool one_degree = false;  // in all of a batch: one that divides the ranks
 };
 // The table of planners; the first is the default. A new one is a function in a file of its own and a row there.
 absl::Span<const SequencePlanner> SequencePlanners();

@@ -25,6 +25,7 @@
 #include "parallel/checkpoint/safetensors.h"
 #include "parallel/gradient_codecs.h"
 #include "parallel/mesh.h"
+#include "parallel/sequence_plan_text.h"
 #include "parallel/sequence_planner.h"
 #include "runtime/base/file_system.h"
 #include "runtime/base/status.h"
@@ -120,7 +121,8 @@ CalibrationKey KeyOfPlan(const config::Job& job, int ranks, int threads) {
   return {job.runtime().has_calibration() ? "" : HostName(), ranks, threads, job.runtime().compute()};
 }
 
-// What parallel.sequence would make of the first step, by the costs that are known without measuring.
+// What parallel.sequence makes of the first step, by the costs that are known without measuring: with plans
+// DETERMINISTIC what training will.
 absl::StatusOr<std::string> SequenceText(config::Job job, int ranks, int threads) {
   config::SequenceConfig& config = *job.mutable_parallel()->mutable_sequence();
   config.set_plans(config::SequenceConfig::DETERMINISTIC);
@@ -139,14 +141,15 @@ absl::StatusOr<std::string> SequenceText(config::Job job, int ranks, int threads
   SHOAL_ASSIGN_OR_RETURN(const PlannedStep step, PlanSequences({.lengths = first.lengths,
                                                                 .ranks = ranks,
                                                                 .model = &sequences.costs,
-                                                                .seed = job.seed(),
+                                                                .seed = job.seed() ^ BatchHash(0, first.lengths),
                                                                 .degree = config.degree()},
                                                                config.planner()));
   return absl::StrFormat(
-      "%s\nthe first step, %d sequences of %d tokens, the longest %d: %s, %.0f ms of forward and backward, gap at most "
-      "%.1f %%\n",
+      "%s\nthe first step, %d sequences of %d tokens, the longest %d: %s, %.3g FLOPs a rank, %.0f ms of forward and "
+      "backward, gap at most %.1f %%\n",
       text, first.lengths.size(), first.units, *std::max_element(first.lengths.begin(), first.lengths.end()),
-      step.plan.Text(), step.seconds * 1e3, 100 * step.gap());
+      step.plan.Text(), MakeModel(job.model())->TrainFlops(first.lengths, 0) / ranks, step.seconds * 1e3,
+      100 * step.gap());
 }
 
 }  // namespace
@@ -187,27 +190,30 @@ int RunPlan(const JobArgs& args, int ranks) {
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   const int threads =
       job->runtime().has_threads_per_rank() ? job->runtime().threads_per_rank() : std::max(1, cores / ranks);
+  CostSheet cost;
   if (job->parallel().has_sequence()) {
     const auto sequences = SequenceText(*job, ranks, threads);
     if (!sequences.ok()) return Fail(sequences.status());
     std::cout << *sequences;
-    return 0;
+  } else {
+    const auto batches = FullBatch(*job, ranks);
+    cost = StepCost(*job, ranks, batches);
+    std::cout << absl::StrFormat("one step of a rank, its sequences as long as may be: %d micro-batches, %.3g FLOPs\n",
+                                 static_cast<int>(batches.size()), cost.flops());
   }
-  const auto batches = FullBatch(*job, ranks);
-  const CostSheet cost = StepCost(*job, ranks, batches);
-  std::cout << absl::StrFormat("one step of a rank, its sequences as long as may be: %d micro-batches, %.3g FLOPs\n",
-                               static_cast<int>(batches.size()), cost.flops());
   const bool named = job->runtime().has_calibration();
   const auto calibration =
       FindCalibration(named ? job->runtime().calibration() : CalibrationPath(), KeyOfPlan(*job, ranks, threads),
                       named ? CalibrationFile::kNamed : CalibrationFile::kUsual);
   if (!calibration.ok()) {
     if (named || !absl::IsNotFound(calibration.status())) return Fail(calibration.status());
-    std::cout << "step time is not predicted: " << calibration.status().message() << "\n";
+    if (!job->parallel().has_sequence())
+      std::cout << "step time is not predicted: " << calibration.status().message() << "\n";
     return 0;
   }
   if (calibration->exchange.ranks == ranks) std::cout << ExchangeTable(*job, calibration->exchange);
-  double peak = calibration->product_peak;  // of other hosts: as they were
+  if (job->parallel().has_sequence()) return 0;  // by its plan
+  double peak = calibration->product_peak;       // of other hosts: as they were
   if (calibration->key.hosts == HostName()) {
     ThreadPool pool(threads);
     peak = MeasureProductPeak(pool, choice.compute == config::RuntimeConfig::BF16 ? DType::kBF16 : DType::kF32);

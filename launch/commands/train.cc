@@ -70,6 +70,7 @@ absl::StatusOr<std::unique_ptr<RunDir>> PrepareRunDir(const TrainArgs& args, Wea
 absl::Status TrainRank(const TrainArgs& args, config::Job job, const std::string& run_dir,
                        const std::string& how_to_stop, Communicator& world) {
   WaitForDebugger(job, world.rank());
+  SHOAL_RETURN_IF_ERROR(CheckRanks(job, world.size()));  // before the run directory keeps such a job
   SHOAL_ASSIGN_OR_RETURN(const auto bf16,
                          AllReduceValues(world, {HostPrefersBf16() ? 1.0 : 0.0}, ReduceOp::kMin, {.tag = "bf16"}));
   std::unique_ptr<RunDir> run;

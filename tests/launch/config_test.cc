@@ -5,8 +5,12 @@
 
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "launch/config_loader.h"
+#include "launch/predict.h"
 #include "launch/resolve.h"
+#include "launch/sequence_setup.h"
+#include "runtime/base/str.h"
 
 namespace shoal {
 namespace {
@@ -154,8 +158,6 @@ void ListFields(const google::protobuf::Descriptor& d, const std::string& path, 
   }
 }
 
-// A field that is added, renamed or given another default shows here, so that it is done on purpose: jobs of users and
-// of old runs hold these names.
 TEST(Config, SequencesThatCannotBeSpreadAreNamed) {
   const std::string job =
       "model { transformer { layers: 1 width: 32 heads: 4 } }\n"
@@ -170,10 +172,19 @@ TEST(Config, SequencesThatCannotBeSpreadAreNamed) {
       {"micro_batch { tokens: 512 } parallel { sequence {} }", 8, ""},
       {"micro_batch { tokens: 512 }", 8, "or parallel { sequence {} }, which spreads long sequences over ranks"},
       {"micro_batch { tokens: 512 } parallel { sequence {} }", 7,
-       "data.max_tokens is 4096, but a group of 4 ranks, the largest here, holds 2048 tokens"},
-      {"micro_batch { tokens: 512 } parallel { sequence {} }", 7, "raise micro_batch.tokens to 1024"},
-      {"micro_batch { tokens: 512 } parallel { sequence { mode: ULYSSES } }", 8, "a group of 4 ranks"},
-      {"micro_batch { tokens: 512 } parallel { sequence { max_degree: 2 } }", 8, "a group of 2 ranks"},
+       "data.max_tokens is 4096, but a group of 4 ranks, the largest here (7 ranks), holds 2048 tokens"},
+      {"micro_batch { tokens: 512 } parallel { sequence {} }", 7, "Raise micro_batch.tokens to 1024, which takes "},
+      {"micro_batch { tokens: 512 } parallel { sequence {} }", 7, "or let groups have 8 ranks"},
+      {"micro_batch { tokens: 512 } parallel { sequence { mode: ULYSSES } }", 8,
+       "a group of 4 ranks, the largest here (heads in mode ULYSSES: 4)"},
+      {"micro_batch { tokens: 512 } parallel { sequence { max_degree: 2 } }", 8,
+       "a group of 2 ranks, the largest here (parallel.sequence.max_degree: 2)"},
+      {"micro_batch { tokens: 512 } parallel { sequence { planner: \"static\" degree: 4 } }", 8,
+       "a group of 4 ranks, the largest here (parallel.sequence.degree)"},
+      {"micro_batch { tokens: 1024 } parallel { sequence { planner: \"per_batch\" } }", 6,
+       "a group of 2 ranks, the largest here (planner per_batch takes degrees that divide 6 ranks)"},
+      {"micro_batch { tokens: 512 } parallel { sequence { mode: ULYSSES planner: \"static\" degree: 8 } }", 8,
+       "parallel.sequence.degree is 8; the highest here is 4 (heads in mode ULYSSES: 4)"},
       {"parallel { sequence {} }", 8, "parallel.sequence needs micro_batch { tokens: N }"},
       {"micro_batch { tokens: 4096 } parallel { sequence { planner: \"flexps\" } }", 1, "did you mean 'flexsp'"},
       {"micro_batch { tokens: 4096 } parallel { sequence { max_degree: 3 } }", 1, "degrees are powers of two"},
@@ -194,6 +205,61 @@ TEST(Config, SequencesThatCannotBeSpreadAreNamed) {
   }
 }
 
+// The longest sequence's memory on a rank, and with recomputation, are those of a micro-batch that holds its share.
+TEST(Config, WhatALongSequenceNeedsIsADryRunsMemory) {
+  const auto job = [](const std::string& recompute, int tokens) {
+    LoadedJob loaded;
+    ConfigErrors errors;
+    ParseTextConfig(absl::StrCat("model { transformer { layers: 3 width: 32 heads: 4 } }\n"
+                                 "data { dataset { path: \"d\" } max_tokens: 4096 }\n"
+                                 "global_batch { sequences: 2 }\nduration { steps: 1 }\n"
+                                 "parallel { sequence {} recompute: ",
+                                 recompute, " } micro_batch { tokens: ", tokens, " }"),
+                    "job.textproto", loaded.job, errors, loaded.places);
+    EXPECT_TRUE(errors.Result().ok()) << errors.Result();
+    return loaded;
+  };
+  const auto memory = [&](const std::string& recompute, int tokens) {
+    const auto resolved = ResolveJob(job(recompute, tokens), 4096 / tokens);
+    EXPECT_TRUE(resolved.ok()) << resolved.status();
+    const int64_t bytes = ActivationBytes(*resolved, tokens);
+    EXPECT_NEAR(static_cast<double>(PredictMemory(*resolved, 4096 / tokens, Checkpoints::kNo).activations),
+                static_cast<double>(bytes), 0.25 * static_cast<double>(bytes))
+        << "of the largest micro-batch, which also exchanges";
+    return HumanBytes(static_cast<double>(bytes));
+  };
+  const std::string refused(ResolveJob(job("NONE", 512), 4).status().message());
+  EXPECT_THAT(refused, HasSubstr(absl::StrCat("Of activations a rank would need ", memory("NONE", 1024), " and has ",
+                                              memory("NONE", 512), ". Raise micro_batch.tokens to 1024, which takes ",
+                                              memory("BLOCK", 1024), " with parallel { recompute: BLOCK }, or ")));
+  EXPECT_NE(memory("BLOCK", 1024), memory("NONE", 1024));
+  EXPECT_THAT(std::string(ResolveJob(job("BLOCK", 512), 4).status().message()),
+              testing::Not(HasSubstr("recompute: BLOCK")));
+}
+
+TEST(Config, ModesOfSequencesAreToldByDegree) {
+  const auto modes = [](const std::string& sequence, int ranks) {
+    config::Job job;
+    ConfigErrors errors;
+    FieldPlaces places;
+    ParseTextConfig(
+        absl::StrCat("model { transformer { heads: 6 kv_heads: 3 } } parallel { sequence { ", sequence, " } }"), "job",
+        job, errors, places);
+    EXPECT_TRUE(errors.Result().ok()) << errors.Result();
+    return SequenceModesText(job, ranks);
+  };
+  EXPECT_EQ(modes("mode: ULYSSES", 8),
+            "  degree 2: 6 heads between 2 ranks\n"
+            "  degree 4: 6 heads between 4 ranks, not evenly: up to 2 each, key heads on several");
+  EXPECT_EQ(modes("", 4),
+            "  degree 2: 6 heads between 2 ranks\n"
+            "  degree 4: 6 heads between 2 ranks; keys go round between 2 teams");
+  EXPECT_EQ(modes("mode: RING max_degree: 2", 8), "  degree 2: keys go round between 2 ranks");
+  EXPECT_EQ(modes("", 1), "");
+}
+
+// A field that is added, renamed or given another default shows here, so that it is done on purpose: jobs of users and
+// of old runs hold these names.
 TEST(Config, FieldsAreThoseOfTheGoldenList) {
   std::string fields;
   ListFields(*config::Job::descriptor(), "", fields);

@@ -96,6 +96,9 @@ grep -q "^\([0-9]*\) of \1 tensors are equal" "$work/log" && grep -q "/residual"
 
 train=("$shoal" train "$work/job" --set duration.steps=2)
 both "ranks of different jobs" 7 "ranks differ in their job" -n 1 "${train[@]}" --run_dir "$work/differ" : -n 1 "${train[@]}" --run_dir "$work/differ" --set seed=5
+both "sequences that these ranks cannot hold" 2 "a group of 2 ranks, the largest here (2 ranks), holds 16 tokens" -n 2 "${train[@]}" --run_dir "$work/long" \
+  --set 'micro_batch={ tokens: 8 }' --set 'parallel.sequence={}'
+[ ! -e "$work/long/job.textproto" ] || fail "sequences that these ranks cannot hold: the run directory keeps the job"
 PMI_SIZE=4 "${train[@]}" --run_dir "$work/misled" >"$work/log" 2>&1
 code=$?
 [ $code -eq 7 ] && grep -q 'the launcher started 4 ranks' "$work/log" && [ ! -e "$work/misled" ] || fail "a launcher that MPI does not see: exit $code"

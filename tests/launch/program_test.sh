@@ -67,6 +67,9 @@ printf 'probability,tokens\n0,10\n0.5,300\n1,90000\n' >"$work/quantiles.csv"
 check "sequence plans of quantiles" 0 "2 batches of 64, sampled" "$shoal" plan --lengths "$work/quantiles.csv" --ranks 16 --batch 64 --batches 2
 check "no static degree for 14 ranks" 0 "static: no degree that divides 14 ranks (2 at most)" "$shoal" plan --lengths "$work/lengths" --ranks 14 --max-tokens 20000
 check "an over-long sequence" 2 "lengths:5: sequence 2 has 20000 tokens" "$shoal" plan --lengths "$work/lengths" --ranks 7
+check "its bytes" 2 "Its activations need 87.5 GiB and the group has " "$shoal" plan --lengths "$work/lengths" --ranks 7
+check "no ranks" 2 "not in range 1 to 1048576" "$shoal" plan --lengths "$work/lengths" --ranks 0
+check "a degree of another planner" 2 "--degree is of planner static; planner flexsp chooses degrees itself" "$shoal" plan --lengths "$work/lengths" --ranks 64 --planner flexsp --degree 4
 check "a model that does not fit" 2 "take at least" "$shoal" plan --lengths "$work/lengths" --ranks 2 --model 30b
 check "an unknown model" 2 "there are 7b, 13b and 30b" "$shoal" plan --lengths "$work/lengths" --ranks 64 --model 70b
 check "an unknown planner" 2 "did you mean 'greedy'" "$shoal" plan --lengths "$work/lengths" --ranks 64 --planner gredy
@@ -96,6 +99,9 @@ check "several ranks of a job" 2 "of a cluster only" "$shoal" plan "$work/job" -
 sed 's/nodes: 8/nodes: 1/; s/"wikipedia_lengths.csv"/"quantiles.csv"/' "$examples/flexsp_paper/7b_192k.textproto" >"$work/cluster"
 check "a cluster" 0 "published with FlexSP (arXiv 2412.01523, its code's profile of GPT-7B), not measured here" "$shoal" plan --cluster "$work/cluster" --batches 2
 check "several sizes of it" 0 "16 ranks, 2 nodes (more than the file has)" "$shoal" plan --cluster "$work/cluster" --batches 1 --ranks 8,16
+check "one degree of it" 0 "static " "$shoal" plan --cluster "$work/cluster" --batches 1 --planner static --degree 8
+check "a degree that is none" 2 "--degree is 3; degrees are powers of two" "$shoal" plan --cluster "$work/cluster" --batches 1 --planner static --degree 3
+check "a degree above the ranks" 2 "static: degree 64 does not divide 8 ranks" "$shoal" plan --cluster "$work/cluster" --batches 1 --planner static --degree 64
 check "what steps are spent on" 0 "all-to-all" "$shoal" plan --cluster "$work/cluster" --batches 1 --explain
 check "a cluster as JSON" 0 '"terms":{"exchange"' "$shoal" plan --cluster "$work/cluster" --batches 1 --json
 check "other lengths" 0 "lengths: 1 batches of 3" "$shoal" plan --cluster "$work/cluster" --lengths "$work/lengths" --set lengths.sequences=3 --batches 1
@@ -169,6 +175,15 @@ check "its report" 0 "" "$shoal" report "$work/run12"
 check "its figure" 0 "Growing batch" cat "$work/run12/report.html"
 check "growth of one rank needs two micro-batches" 2 "micro_batch is 33 and global_batch 64; take a micro_batch of at most 32, or 2 ranks" "$shoal" train "$work/job" --run_dir "$work/run13" "${growth[@]}" --set 'micro_batch={ tokens: 33 }'
 check "growth keeps memory" 2 "write micro_batch" "$shoal" validate "$work/job" "${growth[@]}"
+spread=(--set data.max_tokens=128 --set 'global_batch={ sequences: 6 }' --set 'micro_batch={ tokens: 32 }' --set 'model.transformer={ layers: 1 width: 24 heads: 6 }'
+  --set 'parallel={ sequence { plans: DETERMINISTIC mode: ULYSSES } }')
+check "how heads are shared" 0 "degree 4: 6 heads between 4 ranks, not evenly: up to 2 each" "$shoal" plan "$work/job" --ranks 4 "${spread[@]}"
+check "a step of spread sequences" 0 "FLOPs a rank" "$shoal" plan "$work/job" --ranks 4 "${spread[@]}"
+first=$("$shoal" plan "$work/job" --ranks 4 "${spread[@]}" | sed -n 's/.*, the longest [0-9]*: \(<.*>\), .*/\1/p')
+check "training's first plan is the one that plan shows" 0 "plan ${first:?} " "$shoal" train "$work/job" --run_dir "$work/run14" --local_ranks=4 "${spread[@]}"
+sed -i 's/"measured"/"measure"/' "$work/run14/plans/sequences.jsonl"
+check "report without what is damaged" 0 "report.html" "$shoal" report "$work/run14"
+check "and with a word of it" 0 "2 damaged lines of plans/sequences.jsonl left out." cat "$work/run14/report.html"
 echo "$(hostname) $$" >"$work/run/lock"
 check "locked run directory" 7 "is in use by process $$" "$shoal" train "$work/job" --run_dir "$work/run"
 exit $((failures > 0))

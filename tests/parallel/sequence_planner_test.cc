@@ -196,11 +196,15 @@ TEST(SequencePlanner, NamesTheSequenceThatNoDegreeHolds) {
   EXPECT_EQ(on_7.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(on_7.message(), HasSubstr("sequence 1 has 900 tokens"));
   EXPECT_THAT(on_7.message(), HasSubstr("4, holds 400 (100 on each rank)"));
-  EXPECT_THAT(on_7.message(), HasSubstr("degree 16 would, on at least 16 ranks"));
+  EXPECT_THAT(on_7.message(), HasSubstr("Degree 16 would hold it, on at least 16 ranks"));
   EXPECT_THAT(on_7.message(), HasSubstr("225 tokens on each rank"));
   model.max_degree = 8;
   const auto heads = PlanSequences({.lengths = lengths, .ranks = 64, .model = &model}).status();
-  EXPECT_THAT(heads.message(), HasSubstr("heads allow 8 at most"));
+  EXPECT_THAT(heads.message(), HasSubstr("Degree 16 would hold it, but the limit is 8 (heads)"));
+  EXPECT_THAT(heads.message(), testing::Not(HasSubstr("activations"))) << "of how many bytes is not known";
+  model.bytes_per_token = 1 << 20;
+  EXPECT_THAT(PlanSequences({.lengths = lengths, .ranks = 7, .model = &model}).status().message(),
+              HasSubstr("Its activations need 900.0 MiB and the group has 400.0 MiB."));
   const std::vector<int32_t> none = {5, 0};
   EXPECT_THAT(PlanSequences({.lengths = none, .ranks = 7, .model = &model}).status().message(),
               HasSubstr("sequence 1 has 0 tokens"));
