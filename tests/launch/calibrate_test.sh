@@ -33,7 +33,7 @@ check "of other ranks" 2 "$(of_both calibration "$(hostname)" "3 ranks")mpirun -
 sed 's/"host": *"[^"]*"/"host":"elsewhere"/' "$work/calibration.json" >"$work/elsewhere.json"
 check "of another host" 2 "$(of_both elsewhere elsewhere "1 rank")shoal calibrate " "${foreign[@]}" --run_dir "$work/foreign1" --set runtime.calibration="$work/elsewhere.json"
 spread=(--set 'micro_batch={ tokens: 32 }' --set 'parallel.sequence={}' --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json")
-check "costs of sequences" 0 "ms a micro-batch (as calibrated)" "$shoal" plan "$work/job" --ranks 2 "${spread[@]}"
+check "costs of sequences" 0 "ms a micro-batch (as calibrated: 2 ranks x 1 thread" "$shoal" plan "$work/job" --ranks 2 "${spread[@]}"
 check "of these ranks alone" 2 "this run is of 4 ranks" "$shoal" plan "$work/job" --ranks 4 "${spread[@]}"
 check "both are kept" 0 "step time of 1 rank x 1 thread" "$shoal" plan "$work/job" --ranks 1 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json"
 check "spread sequences" 0 "(as calibrated: 2 ranks x 1 thread, FP32, on " "$shoal" plan "$work/job" --ranks 2 --set runtime.threads_per_rank=1 --set runtime.compute=FP32 --set runtime.calibration="$work/calibration.json" --set 'micro_batch={ tokens: 16 }' --set 'parallel.sequence={}'
