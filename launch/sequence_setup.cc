@@ -52,16 +52,17 @@ ComputeCosts EstimatedCosts(const config::Job& job, double peak) {
   return {(at_one - at_zero) / peak / kShare, at_zero / peak / kShare, kFixed};
 }
 
-// Adds what degrees 2 to max_degree exchange, by what an all-to-all of all ranks takes. The model has one number of
+// Adds what degrees from 2 on exchange, by what an all-to-all of all ranks takes. The model has one number of
 // bytes and one of seconds a micro-batch for all degrees: rates carry what differs.
 absl::Status AddExchanges(const config::Job& job, int ranks, const LinearTime& all_to_all, SequenceCostModel& c) {
-  if (c.max_degree == 1) return absl::OkStatus();
+  const int largest = c.LargestDegree(ranks);
+  if (largest == 1) return absl::OkStatus();
   const auto& model = job.model().transformer();
   const AttentionHeads heads{.heads = model.heads(), .key_heads = model.kv_heads(), .size = HeadSize(model)};
   const double element = job.runtime().compute() == config::RuntimeConfig::BF16 ? 2 : 4;
   const double per_byte = std::max(1e-15, all_to_all.per_byte) * ranks / (ranks - 1);  // of what leaves a rank
   std::vector<double> bytes, in_turn;
-  for (int degree = 2; degree <= c.max_degree; degree *= 2) {
+  for (int degree = 2; degree <= largest; degree *= 2) {
     SHOAL_ASSIGN_OR_RETURN(const SequenceSpread spread, SpreadOf(degree, model.heads(), SequenceModeOf(job)));
     bytes.push_back(TrafficOf(heads, spread, element).sent);
     in_turn.push_back(ExchangesInTurn(heads, spread, c.tokens_per_rank, element));

@@ -78,7 +78,7 @@ class SequenceSetup : public testing::Test {
 TEST_F(SequenceSetup, WorkIsWhatTheCalibrationSays) {
   const auto costs = Costs("plans: DETERMINISTIC");
   ASSERT_TRUE(costs.ok()) << costs.status();
-  EXPECT_THAT(how_, HasSubstr("(as calibrated)"));
+  EXPECT_THAT(how_, HasSubstr("(as calibrated: 8 ranks x 1 thread, FP32, on node)"));
   // Two products of H C (n^2 + n) forward, five backward; six operations a token and parameter of matrices.
   const double attention = 7 * kLayers * kHeads * kHeadSize * kAttention;
   const double layer = kWidth * (2 * kHeads + 2 * kKeyHeads) * kHeadSize + 3 * kWidth * kFfn;

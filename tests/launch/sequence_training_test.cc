@@ -14,14 +14,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "comm/world.h"
-#include "launch/calibration.h"
 #include "launch/config_loader.h"
-#include "launch/predict.h"
 #include "launch/resolve.h"
-#include "launch/sequence_setup.h"
 #include "launch/trainer.h"
-#include "models/transformer_spec.h"
-#include "parallel/mesh.h"
 #include "parallel/sequence_plan_text.h"
 #include "parallel/sequence_planner.h"
 #include "runtime/base/file_system.h"
@@ -173,29 +168,6 @@ TEST_F(SequenceTraining, AnyPlannerTrainsAsOneRankDoes) {
       }
     }
   }
-}
-
-TEST_F(SequenceTraining, CostsBeginWithTheCalibration) {
-  config::Job job = Job(Spread(64, "plans: DETERMINISTIC"), 4);
-  Calibration calibration;
-  calibration.key = {"node", 4, 1, job.runtime().compute()};
-  calibration.product_peak = 1e10;
-  calibration.exchange.ranks = 4;
-  calibration.exchange.all_to_all = {1e-5, 2e-10};
-  const std::vector<BatchShape> shapes = {{{0, 64}, {}, {}}};
-  for (const auto& [name, cost] : StepCost(job, 4, shapes).ops) calibration.ops[name] = {1e-6, 1e-10, 0};
-  job.mutable_runtime()->set_calibration(folder_ + "/calibration.json");
-  ASSERT_TRUE(WriteCalibration(job.runtime().calibration(), calibration).ok());
-  const auto world = FakeWorld(0, 4);
-  const auto mesh = *Mesh::Create(*world, {});
-  std::string how;
-  const auto sequences = SequencesFor(
-      job, calibration.key, [] { return 0.0; }, *mesh, *world, &how);
-  ASSERT_TRUE(sequences.ok()) << sequences.status();
-  EXPECT_THAT(how, HasSubstr("(as calibrated: 4 ranks x 1 thread, FP32, on node)"));
-  const auto& model = job.model().transformer();
-  EXPECT_NEAR(sequences->costs.linear, 1e-10 * TrainFlopsPerToken(model, 0), 2e-11 * TrainFlopsPerToken(model, 0));
-  EXPECT_GT(sequences->costs.quadratic, 0);
 }
 
 // Under mpirun the number of ranks is known only when they have started.
