@@ -298,13 +298,14 @@ class Trainer {
     SHOAL_ASSIGN_OR_RETURN(const auto most,
                            AllReduceValues(mesh_->control(), {record.seconds, -sequences_->exchange_seconds()},
                                            ReduceOp::kMax, {.tag = "step seconds"}));
-    sequences_->EndStep(seconds, most[0], -most[1]);
+    sequences_->EndStep(seconds, most[0]);
     const SequencePlanRecord& plan = sequences_->record();
     record.sequence_plan = plan.Text();
     record.plan_predicted_seconds = plan.predicted_step;
     record.plan_gap = plan.gap();
     record.plan_seconds = plan.plan_ms / 1e3;
     record.plan_exposed_seconds = plan.exposed_ms / 1e3;
+    record.plan_exchange_seconds = -most[1];
     if (!first() || options_.run_dir.empty()) return absl::OkStatus();
     return AppendPlan("sequences.jsonl", PlanJson(plan));
   }

@@ -160,7 +160,7 @@ absl::Status SequenceControl::Agree(const absl::StatusOr<SequencePlanRecord>& re
   return ErrorOfRanks(of_ranks, step);
 }
 
-void SequenceControl::EndStep(absl::Span<const double> group_seconds, double step_seconds, double exchange_seconds) {
+void SequenceControl::EndStep(absl::Span<const double> group_seconds, double step_seconds) {
   const auto ranks = static_cast<size_t>(mesh_.size());
   const auto& batches = record_.plan.micro_batches;
   CHECK_EQ(group_seconds.size(), batches.size() * ranks) << "seconds of every rank in every micro-batch";
@@ -168,7 +168,6 @@ void SequenceControl::EndStep(absl::Span<const double> group_seconds, double ste
   SequenceCostFit::StepTime time{.seconds = step_seconds, .predicted = record_.predicted_step};
   record_.measured.assign(batches.size(), 0);
   record_.measured_step = step_seconds;
-  record_.exposed_ms += exchange_seconds * 1e3;
   for (size_t m = 0; m < batches.size(); ++m) {
     std::vector<double> predicted;
     const size_t before = groups.size();

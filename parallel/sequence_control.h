@@ -55,8 +55,7 @@ class SequenceControl : public Stateful {
   // for long ones. Fits the model, but for the first kWarmUpSteps since this object was made, which pay for what
   // happens once. Not collective.
   static constexpr int kWarmUpSteps = 2;
-  // `exchange_seconds`: of BeginStep's on the rank where it was shortest.
-  void EndStep(absl::Span<const double> group_seconds, double step_seconds, double exchange_seconds = 0);
+  void EndStep(absl::Span<const double> group_seconds, double step_seconds);
 
   // What the last BeginStep's broadcast, check and agreement took on this rank, waiting for others included. The rank
   // that comes last to them waits for none, so the least of all ranks is what plans cost them.

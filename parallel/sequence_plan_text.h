@@ -29,8 +29,7 @@ struct SequencePlanRecord {
   double planned_seconds = 0;          // PlanCost of the model that it was made with
   double bound = 0;                    // seconds that no plan beats, of the same model
   double plan_ms = 0;                  // processor time that making it took
-  double exposed_ms = 0;               // that the step stood still: until rank 0 had a plan, and once it is over also
-                                       // until all had agreed on it, without waiting for slow ranks
+  double exposed_ms = 0;               // that rank 0 had no plan and the step stood still
   std::vector<double> predicted = {};  // seconds of each micro-batch, of the model at the step's begin
   double predicted_step = 0;           // seconds: the sum of these and what a step takes outside of micro-batches
   std::vector<int32_t> lengths = {};   // tokens of each sequence of the batch; not in bytes: every rank has its own

@@ -91,6 +91,7 @@ std::string StepJson(const StepRecord& r) {
     j["plan_gap"] = r.plan_gap;
     j["plan_seconds"] = r.plan_seconds;
     j["plan_exposed_seconds"] = r.plan_exposed_seconds;
+    j["plan_exchange_seconds"] = r.plan_exchange_seconds;
   }
   if (!r.skip_reason.empty()) j["skipped"] = r.skip_reason;
   if (!r.slowest_rank.empty()) {

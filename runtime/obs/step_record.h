@@ -35,9 +35,9 @@ struct StepRecord {
   double plan_predicted_seconds = 0;             // of the whole step, by the plan's costs
   double plan_gap = 0;                           // share of the plan's time by which it may be beaten
   double plan_seconds = 0;                       // that making it took, beside training
-  double plan_exposed_seconds = 0;               // that the step waited for it, and of its broadcast and agreement what
-                                    // they took on the rank where they were shortest, which waited for none
-  std::string skip_reason;  // empty: the step was taken
+  double plan_exposed_seconds = 0;               // that the step waited for it
+  double plan_exchange_seconds = 0;              // its broadcast and agreement, on the rank that waited for none
+  std::string skip_reason;                       // empty: the step was taken
   double accuracy =
       std::numeric_limits<double>::quiet_NaN();  // share of the step's images that were classified correctly
   double eval_accuracy = std::numeric_limits<double>::quiet_NaN();
