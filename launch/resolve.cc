@@ -362,6 +362,7 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   if (job.log().every_steps() < 1)
     check.Add(absl::StrCat("log.every_steps is ", job.log().every_steps(), "; it needs 1 or more"));
   SHOAL_RETURN_IF_ERROR(check.Result());
+  // Of a job that is sound otherwise: what it says of memory takes a dry run.
   if (ranks > 0) check.AddAll(CheckRanks(job, ranks));
   SHOAL_RETURN_IF_ERROR(check.Result());
   if (job.comm().has_compression()) SettleExactSteps(job);

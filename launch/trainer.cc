@@ -338,7 +338,7 @@ class Trainer {
     SHOAL_RETURN_IF_ERROR(Annotate(dp_->CheckWeights(), when));
     if (compression_ == nullptr) return absl::OkStatus();
     return Annotate(
-        CheckEqualOnAllRanks(mesh_->control(), "compression plan", compression_->PlanJson(), {.tag = "plans"}), when);
+        CheckEqualOnAllRanks(mesh_->control(), "compression plan", compression_->PlanMark(), {.tag = "plans"}), when);
   }
 
   // What the ranks of a host will take must be there, before anything is allocated. Collective.

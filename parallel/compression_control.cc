@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "runtime/base/rng.h"
 #include "runtime/base/status.h"
 #include "runtime/base/str.h"
 
@@ -146,7 +147,7 @@ absl::StatusOr<std::string> CompressionControl::BeginStep(int64_t step) {
     } else if (j.is_object()) {
       SHOAL_ASSIGN_OR_RETURN(plan_, FromJson(j, codecs_));
       SHOAL_RETURN_IF_ERROR(
-          CheckEqualOnAllRanks(mesh_.control(), "compression plan", PlanJson(), {.tag = "compression plan's check"}));
+          CheckEqualOnAllRanks(mesh_.control(), "compression plan", PlanMark(), {.tag = "compression plan's check"}));
       PutIntoForce(step);
       // A new plan is looked at again when its own effect is known, on residuals and on times.
       if (plan_.id == 1 || TimeMode()) observe_from_ = std::min(observe_from_, step + config_.lead_steps());
@@ -581,6 +582,10 @@ std::string CompressionControl::PlanJson() const {
   j["layers"] = layers;
   j["bits_per_element"] = bits;
   return j.dump();
+}
+
+std::string CompressionControl::PlanMark() const {
+  return absl::StrCat("plan ", plan_.id, " #", absl::Hex(NameHash(PlanJson())));
 }
 
 void CompressionControl::VisitState(StateVisitor& visitor) {

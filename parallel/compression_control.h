@@ -65,6 +65,8 @@ class CompressionControl : public Stateful {
   absl::Status EndStep(int64_t step, const RunErrors& codes, const RunErrors& factors, Outcome outcome);
 
   const LayerPlan& plan() const { return plan_; }
+  // What ranks compare of it: "plan 3 #a0b1...", its id and a hash of all of it.
+  std::string PlanMark() const;
   // For benchmarks, whose machine is not equally fast for long: once there is a plan, every second step takes one of
   // these options for all layers in its place, one after the other. NotFound: no such option, or one of factors.
   absl::Status TakeTurns(absl::Span<const std::string> names);

@@ -32,7 +32,7 @@ struct SequenceCostModel {
   int64_t tokens_per_rank = 0;          // capacity; a group of degree d holds d times as many
   int64_t longest = 0;       // tokens of the longest sequence that the job allows, which a static degree has to hold;
                              // 0: the longest of the batch
-  int max_degree = 1 << 20;  // of any number of ranks: the head limit of Ulysses
+  int max_degree = 1 << 20;  // that heads or the job allow, on any number of ranks
   // For messages:
   const char* degree_limit = "heads";  // where max_degree comes from
   double bytes_per_token = 0;          // of activations; 0: unknown
