@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "runtime/ops/cpu/onednn_adapter.h"
@@ -79,15 +80,16 @@ namespace {
 
 // Cuts C into a grid of tiles and calls fn(tile, first row, first column) for each, over the pool. The kernels copy a
 // tile's operands into their own order, so large square tiles waste least; more tiles serve more threads. Tiles are the
-// same for every number of threads, so that oneDNN's choice of kernel for a tile, and with it the order of its sums, is
-// too.
+// same for every number of threads, so that a library's choice of kernel for a tile, and with it the order of its sums,
+// is too; where that order does not follow from tiles (`any_tiles`), one thread has no use for small ones.
 template <class F>
-void ForTiles(ThreadPool& pool, const GemmShape& s, F fn) {
+void ForTiles(ThreadPool& pool, const GemmShape& s, bool any_tiles, F fn) {
   constexpr double kSmallest = 8e6, kUsual = 512e6;  // FLOPs: what waking a thread costs; some milliseconds
-  constexpr int64_t kFew = 4, kMany = 64, kEdge = 64;
+  constexpr int64_t kMany = 64, kEdge = 64;
+  const int64_t few = any_tiles && pool.threads() == 1 ? 1 : 4;
   const double flops = 2.0 * static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k);
   int64_t tiles = 1;
-  while (tiles < kMany && static_cast<double>(tiles) * (tiles < kFew ? kSmallest : kUsual) < flops) tiles *= 2;
+  while (tiles < kMany && static_cast<double>(tiles) * (tiles < few ? kSmallest : kUsual) < flops) tiles *= 2;
   // Rows and columns of the grid: the pair that copies least per product.
   int64_t grid_m = 1;
   double least = std::numeric_limits<double>::infinity();
@@ -123,14 +125,16 @@ int64_t OffsetB(const GemmShape& s, int64_t column) {
 
 template <class T>
 void ParallelGemm(ThreadPool& pool, const GemmShape& s, const T* a, const T* b, Accumulate accumulate, T* c) {
-  ForTiles(pool, s, [&](const GemmShape& tile, int64_t row, int64_t column) {
+  const bool any_tiles = std::is_same_v<T, float> && !PrefersOpenBlas() && OneDnnUsesAvx512();
+  ForTiles(pool, s, any_tiles, [&](const GemmShape& tile, int64_t row, int64_t column) {
     Gemm(tile, a + OffsetA(s, row), b + OffsetB(s, column), accumulate, c + row * s.ldc + column);
   });
 }
 
 bool ParallelSgemm(ThreadPool& pool, SgemmFn library, const GemmShape& s, const float* a, const float* b, float* c) {
   std::atomic<bool> all{true};
-  ForTiles(pool, s, [&](const GemmShape& tile, int64_t row, int64_t column) {
+  const bool any_tiles = library == OneDnnSgemm && OneDnnUsesAvx512();
+  ForTiles(pool, s, any_tiles, [&](const GemmShape& tile, int64_t row, int64_t column) {
     if (!library(tile, 1, a + OffsetA(s, row), b + OffsetB(s, column), 0, c + row * s.ldc + column)) all = false;
   });
   return all;
@@ -140,7 +144,7 @@ bool ParallelGemmBf16(ThreadPool& pool, const GemmShape& s, const BFloat16* a, c
                       void* c, DType c_type) {
   if (s.m == 0 || s.n == 0 || s.k == 0) return false;  // the plain path knows what an empty sum is
   std::atomic<bool> all{true};
-  ForTiles(pool, s, [&](const GemmShape& tile, int64_t row, int64_t column) {
+  ForTiles(pool, s, /*any_tiles=*/false, [&](const GemmShape& tile, int64_t row, int64_t column) {
     char* to = static_cast<char*>(c) + (row * s.ldc + column) * DTypeBytes(c_type);
     if (!OneDnnBf16Gemm(tile, a + OffsetA(s, row), b + OffsetB(s, column), accumulate, to, c_type)) all = false;
   });

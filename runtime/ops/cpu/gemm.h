@@ -22,8 +22,7 @@ void Gemm(const GemmShape& shape, const double* a, const double* b, ops::Accumul
 void GemmScaled(const GemmShape& shape, float alpha, const float* a, const float* b, float* c);
 void GemmScaled(const GemmShape& shape, double alpha, const double* a, const double* b, double* c);
 
-// Cuts C into slices of rows or columns, one task each. Never over k, so results do not depend on the number of
-// threads.
+// Cuts C into tiles, one task each. Results do not depend on the number of threads.
 template <class T>
 void ParallelGemm(ThreadPool& pool, const GemmShape& shape, const T* a, const T* b, ops::Accumulate accumulate, T* c);
 extern template void ParallelGemm<float>(ThreadPool&, const GemmShape&, const float*, const float*, ops::Accumulate,

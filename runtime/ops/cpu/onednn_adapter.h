@@ -9,7 +9,8 @@
 namespace shoal::cpu {
 
 // Row-major sgemm by the calling thread alone: C = alpha op(A) op(B) + beta C. False where this build must not call
-// oneDNN (ThreadSanitizer).
+// oneDNN (ThreadSanitizer). With AVX-512 the order of an element's sum follows from k alone: whatever tiles C is cut
+// into, its bits are the same.
 bool OneDnnSgemm(const GemmShape& shape, float alpha, const float* a, const float* b, float beta, float* c);
 // bf16 operands, fp32 accumulation, c f32 or bf16, by the calling thread alone. False where the processor has no bf16
 // instructions (oneDNN would emulate them), whatever the shape.

@@ -89,6 +89,47 @@ TEST(Gemm, MatchesFloat64ForAllTransposesStridesAndThreads) {
   }
 }
 
+// Rows of B that are whole pages apart, and depths that are summed in slices.
+TEST(Gemm, MatchesFloat64WhereRowsCollide) {
+  for (const auto& [m, n, k] :
+       std::vector<std::array<int64_t, 3>>{{7, 100, 70}, {8, 16, 703}, {40, 100, 705}, {96, 1024, 70}, {9, 33, 1500}}) {
+    for (const Transpose ta : {Transpose::kNo, Transpose::kYes}) {
+      for (const int64_t ldb : {1024, 2048}) {
+        const cpu::GemmShape s{m, n, k, ta, Transpose::kNo, ta == Transpose::kYes ? m : k, ldb, n};
+        for (const Accumulate accumulate : {Accumulate::kOverwrite, Accumulate::kAdd})
+          ExpectMatchesReference<float>(s, accumulate, 1e-6);
+      }
+    }
+  }
+}
+
+// One thread may compute whole what several cut into tiles.
+TEST(Gemm, ThreadsDoNotChangeBitsOfLargeProducts) {
+  ThreadPool one(1), three(3);
+  for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{{512, 384, 384},
+                                                                   {65, 1300, 768},
+                                                                   {696, 512, 822},
+                                                                   {130, 1024, 777},
+                                                                   {1024, 256, 974},
+                                                                   {64, 256, 2048},
+                                                                   {1024, 1024, 200}}) {
+    for (const Transpose ta : {Transpose::kNo, Transpose::kYes}) {
+      for (const Transpose tb : {Transpose::kNo, Transpose::kYes}) {
+        const cpu::GemmShape s{m, n, k, ta, tb, ta == Transpose::kYes ? m : k, tb == Transpose::kYes ? k : n, n};
+        const auto [a, b, c] = Operands(s);
+        const std::vector<float> fa = As<float>(a), fb = As<float>(b);
+        for (const Accumulate accumulate : {Accumulate::kOverwrite, Accumulate::kAdd}) {
+          std::vector<float> by_one = As<float>(c), by_three = by_one;
+          cpu::ParallelGemm<float>(one, s, fa.data(), fb.data(), accumulate, by_one.data());
+          cpu::ParallelGemm<float>(three, s, fa.data(), fb.data(), accumulate, by_three.data());
+          EXPECT_TRUE(by_one == by_three)
+              << m << "x" << n << "x" << k << " " << (ta == Transpose::kYes) << " " << (tb == Transpose::kYes);
+        }
+      }
+    }
+  }
+}
+
 // Whichever of them products are for on this processor, both give them.
 TEST(Gemm, LibrariesMatchFloat64) {
   ThreadPool pool(2);
