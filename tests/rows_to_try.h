@@ -1,6 +1,6 @@
-// What tests that repeat themselves spare the sanitizers, which take many times as long: ThreadSanitizer looks for races,
-// and rows are the same threads with other numbers; AddressSanitizer looks for addresses, and has half of the rows.
-// Every other build tries all.
+// What tests that repeat themselves spare the sanitizers, which take many times as long: ThreadSanitizer looks for
+// races, and rows are the same threads with other numbers; AddressSanitizer looks for addresses, and has half of the
+// rows. Every other build tries all.
 #pragma once
 
 #include <cstddef>
