@@ -20,6 +20,14 @@ void ForRunParts(const EncodedReduction& reduction, int64_t begin, int64_t end, 
   }
 }
 
+void Swap(float* __restrict a, float* __restrict b, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = a[i];
+    a[i] = b[i];
+    b[i] = x;
+  }
+}
+
 }  // namespace
 
 bool TravelsPlain(const EncodedReduction& reduction) {
@@ -41,11 +49,14 @@ void EncodeRuns(const EncodedReduction& reduction, const RunsToEncode& runs, int
     const EncodedRun& run = reduction.runs[i];
     if (run.codec->factor_rank() > 0) return;
     const int64_t at = first - runs.begin;
-    const CodecInput input = {.gradient = runs.from + at,
-                              .residual = runs.residual == nullptr ? nullptr : runs.residual + at,
+    float* const from = runs.from + at;
+    float* const residual = runs.residual == nullptr ? nullptr : runs.residual + at;
+    const bool both = residual != nullptr && runs.is == RunsToEncode::Residual::kInOut;
+    const CodecInput input = {.gradient = from,
+                              .residual = both ? residual : nullptr,
                               .residual_scale = reduction.residual_scale,
                               .size = last - first,
-                              .left = runs.left == nullptr ? nullptr : runs.left + at};
+                              .left = both ? from : residual};
     if (reduction.observe != nullptr) reduction.observe(i, input);
     const Encoded encoded = run.codec->Encode(input,
                                               {.seed = reduction.seed,
@@ -59,6 +70,7 @@ void EncodeRuns(const EncodedReduction& reduction, const RunsToEncode& runs, int
       (*reduction.errors)[i].squares += encoded.squares;
       (*reduction.errors)[i].error_squares += encoded.error_squares;
     }
+    if (both) Swap(from, residual, last - first);
     code += run.codec->Bytes(last - first);
   });
 }
@@ -88,10 +100,13 @@ void AddOwnRuns(const EncodedReduction& reduction, int64_t begin, int64_t end, C
   });
 }
 
-void ClearOwnRuns(const EncodedReduction& reduction, int64_t begin, int64_t end) {
+void ReplaceOwnResiduals(const EncodedReduction& reduction, int64_t begin, int64_t end) {
+  if (!reduction.residual.defined()) return;
   ForRunParts(reduction, begin, end, [&](size_t i, int64_t first, int64_t last) {
     if (reduction.runs[i].codec->factor_rank() > 0) return;
-    std::fill(reduction.in.data<float>() + first, reduction.in.data<float>() + last, 0.0F);
+    float* const residual = reduction.residual.data<float>() + first;
+    std::copy_n(residual, last - first, reduction.in.data<float>() + first);
+    std::fill_n(residual, last - first, 0.0F);
   });
 }
 

@@ -10,7 +10,9 @@
 //
 // Residuals: a rank's residual holds, in other ranks' parts, what its codes left behind as a worker; in its own part,
 // what its code of the sum did. The owner adds its residual exactly, so one buffer of the gradients' size serves both
-// points, and the sum of all ranks' residuals is what the optimizer has not seen yet.
+// points, and the sum of all ranks' residuals is what the optimizer has not seen yet. The next residual comes to the
+// old one's place while both are in cache, and the old one to the contribution's, so that only a step that is skipped
+// copies.
 #pragma once
 
 #include <functional>
@@ -37,10 +39,10 @@ struct RunErrors {           // a sum over runs, where there are several
 };
 
 struct EncodedReduction {
-  // f32 [n]: this rank's contribution. With a residual it becomes the next one: whoever skips the step leaves
-  // `residual` as it is, others copy it there.
-  Tensor in;
-  Tensor residual;  // f32 [n], only read; undefined: no error feedback, `in` stays as it is
+  Tensor in;  // f32 [n]: this rank's contribution
+  // f32 [n]. It becomes the next one, and `in` what it was: whoever skips the step copies that back. Undefined: no
+  // error feedback, `in` stays as it is. Runs of factors are passed by in both.
+  Tensor residual;
   float residual_scale = 1;
   std::vector<int64_t> counts;   // elements of each rank's part, in rank order; they sum to n
   std::vector<EncodedRun> runs;  // ascending, without gaps over [0, n); equal on all ranks
@@ -60,12 +62,13 @@ bool TravelsPlain(const EncodedReduction& reduction);
 // Bytes of the code of elements [begin, end) of the buffer: each run's part is encoded by itself.
 int64_t EncodedBytes(const EncodedReduction& reduction, int64_t begin, int64_t end);
 // Encodes elements [begin, end) to `code`, which holds EncodedBytes bytes. Pointers are to element `begin`; `residual`
-// and `left`, where what is left behind goes, may be null.
+// may be null. kInOut: it is encoded together with `from`, takes what is left behind, and `from` takes what it was.
+// kOut: it takes what `from` alone leaves.
 struct RunsToEncode {
   int64_t begin = 0, end = 0;
-  const float* from = nullptr;
-  const float* residual = nullptr;
-  float* left = nullptr;
+  float* from = nullptr;
+  float* residual = nullptr;
+  enum class Residual : uint8_t { kInOut, kOut } is = Residual::kInOut;
 };
 void EncodeRuns(const EncodedReduction& reduction, const RunsToEncode& runs, int rank, CodecKey::Point point,
                 uint8_t* code);
@@ -74,10 +77,10 @@ void DecodeRuns(const EncodedReduction& reduction, const uint8_t* code, int64_t 
                 float* out);
 // out (+)= from + scale * residual, exactly what a rank adds in its own part.
 void AddOwn(const float* from, const float* residual, float scale, int64_t size, Codec::Into into, float* out);
-// A rank's own contribution to its own part [begin, end), into `out`, element `begin` of the sum; and then zeros in
-// `in`, where something is kept of what codes leave behind. Runs of factors are passed by.
+// A rank's own contribution to its own part [begin, end), into `out`, element `begin` of the sum; and then zeros in the
+// residual and what it was in `in`. Runs of factors are passed by.
 void AddOwnRuns(const EncodedReduction& reduction, int64_t begin, int64_t end, Codec::Into into, float* out);
-void ClearOwnRuns(const EncodedReduction& reduction, int64_t begin, int64_t end);
+void ReplaceOwnResiduals(const EncodedReduction& reduction, int64_t begin, int64_t end);
 // What ranks must agree on, as text.
 std::string EncodedLayout(const EncodedReduction& reduction);
 

@@ -55,7 +55,7 @@ class FakeCommunicator : public Communicator {
       const int64_t from = all ? 0 : Before(r.counts, me);
       AddOwn(r.in.data<float>() + from, r.residual.defined() ? r.residual.data<float>() + from : nullptr,
              r.residual_scale, r.out.size(), Codec::Into::kOverwrite, r.out.data<float>());
-      if (r.residual.defined()) std::fill_n(r.in.data<float>(), r.in.size(), 0.0F);
+      ReplaceOwnResiduals(r, 0, r.in.size());
     });
   }
   WorkPtr AllGatherV(const Tensor& in, absl::Span<const int64_t> counts, const Tensor& out,

@@ -115,14 +115,11 @@ Phase EncodedScatterPhase(std::shared_ptr<const EncodedParts> parts) {
     const auto code_from = [=](int r) { return in + (r < me ? r : r - 1) * mine; };
     ExchangeAmong(parts->members, me, phase, Way::kSend, [&](int peer) {
       const int64_t begin = parts->at[peer], end = parts->at[peer + 1];
-      float* from = reduction.in.data<float>() + begin;
-      const bool feedback = reduction.residual.defined();
       EncodeRuns(reduction,
                  {.begin = begin,
                   .end = end,
-                  .from = from,
-                  .residual = feedback ? reduction.residual.data<float>() + begin : nullptr,
-                  .left = feedback ? from : nullptr},
+                  .from = reduction.in.data<float>() + begin,
+                  .residual = reduction.residual.defined() ? reduction.residual.data<float>() + begin : nullptr},
                  me, CodecKey::Point::kWorker, out + send_at[peer]);
       return std::pair{static_cast<void*>(out + send_at[peer]), parts->bytes(peer)};
     });
@@ -140,7 +137,7 @@ Phase EncodedScatterPhase(std::shared_ptr<const EncodedParts> parts) {
           DecodeRuns(reduction, code_from(r), parts->at[me], parts->at[me + 1], into, parts->Sum());
         }
       }
-      if (reduction.residual.defined()) ClearOwnRuns(reduction, parts->at[me], parts->at[me + 1]);
+      ReplaceOwnResiduals(reduction, parts->at[me], parts->at[me + 1]);
       operation.scratch.resize(operation.scratch.size() - 2);
       return absl::OkStatus();
     };
@@ -161,7 +158,8 @@ Phase EncodedGatherPhase(std::shared_ptr<const EncodedParts> parts) {
                {.begin = parts->at[me],
                 .end = parts->at[me + 1],
                 .from = parts->Sum(),
-                .left = reduction.residual.defined() ? parts->Own(reduction.in) : nullptr},
+                .residual = parts->Own(reduction.residual),
+                .is = RunsToEncode::Residual::kOut},
                me, CodecKey::Point::kOwner, codes + code_at[me]);
     const auto piece = [&](int r) {
       return std::pair{static_cast<void*>(codes + code_at[r]), code_at[r + 1] - code_at[r]};

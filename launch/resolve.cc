@@ -369,6 +369,12 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks) {
   return job;
 }
 
+absl::Status CheckProcesses(const config::Job& job) {
+  if (!job.comm().has_thread_link_mbit()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "comm.thread_link_mbit is of thread ranks (--local_ranks); for processes launch/virtual-cluster makes links");
+}
+
 ComputeChoice SettleCompute(const config::Job& job, WeakestHost weakest) {
   const auto asked = job.runtime().compute();
   if (asked != config::RuntimeConfig::AUTO) return {asked, ""};

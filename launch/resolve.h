@@ -13,6 +13,8 @@ absl::StatusOr<config::Job> ResolveJob(const LoadedJob& loaded, int ranks);
 // What this many ranks cannot do of a resolved job, a line each that begins with a field. Of ResolveJob too where ranks
 // are known; under mpirun they are when all have started.
 absl::Status CheckRanks(const config::Job& job, int ranks);
+// What only thread ranks have, where ranks are processes.
+absl::Status CheckProcesses(const config::Job& job);
 
 // What `compute: AUTO` means for hosts of which the weakest has, or has not, bf16 instructions; and a sentence for the
 // log.

@@ -520,7 +520,7 @@ class Trainer {
                            .grad_norm = record.grad_norm,
                            .schedule = schedule,
                            .seed = job_.seed()};
-      dp_->CommitResiduals(*rank_.pool, record.learning_rate);
+      dp_->CommitResiduals(record.learning_rate);
       state_->BeginUpdate(batch_ratio, update);
       SHOAL_RETURN_IF_ERROR(optimizer_->Step({*rank_.pool, *owners_}, update, state_->shard()));
       dp_->ReleaseGradients();

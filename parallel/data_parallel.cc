@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "parallel/flat_buffer.h"
@@ -25,12 +26,12 @@ struct DataParallel::Buffers {
     std::shared_ptr<Storage> grads_memory, owned_memory;
     Tensor grads_block, owned_block;
     Tensor residual;               // f32, all elements; with error feedback
-    Tensor left;                   // likewise, in flight: what this step's codes left behind so far
+    Tensor before;                 // likewise, in flight: what it was when the step began
     std::vector<EncodedRun> runs;  // of the bucket's parameters
     std::shared_ptr<std::vector<RunErrors>> errors;
     enum class Residual : uint8_t { kZero, kHeld } holds = Residual::kZero;
-    bool kept = false;                  // the last reduction's gradients became a residual
-    bool commits = false;               // this step leaves the next one's residual
+    bool kept = false;                  // the last reduction replaced the residual
+    bool replaced = false;              // this step has, and is not committed yet
     Residual leaves = Residual::kZero;  // what this step's codecs do
     double ready = 0, seconds = 0;      // of the last reduction: handed over after the micro-batch began; took
     Tensor masters;                     // fp32 of this rank's run; a view of `weights` when compute is fp32 (or f64)
@@ -135,8 +136,8 @@ absl::Status DataParallel::CreateBucket(const Bucket& bucket) {
     SHOAL_ASSIGN_OR_RETURN(buffers.owned, gradients(count, "reduced gradients", buffers.owned_memory));
   }
   if (Encodes()) {
-    for (Tensor* residual : {&buffers.residual, &buffers.left}) {
-      if (!KeepsResiduals() || (residual == &buffers.left && flights_ == nullptr)) continue;
+    for (Tensor* residual : {&buffers.residual, &buffers.before}) {
+      if (!KeepsResiduals() || (residual == &buffers.before && flights_ == nullptr)) continue;
       SHOAL_ASSIGN_OR_RETURN(*residual, FlatBuffer(bucket.size, DType::kF32, options_.device, "residuals"));
     }
     buffers.errors = std::make_shared<std::vector<RunErrors>>();
@@ -222,6 +223,7 @@ void DataParallel::BindGradients(size_t bucket) {
 }
 
 void DataParallel::ReleaseGradients() {
+  RestoreResiduals();
   for (auto& buffers : buffers_->buckets) {
     if (buffers.grads_memory != nullptr) buffers.grads_memory->Rebind(nullptr);
     if (buffers.owned_memory != nullptr) buffers.owned_memory->Rebind(nullptr);
@@ -314,6 +316,19 @@ void DataParallel::StartFactors(size_t bucket, float residual_scale) {
 
 absl::Status DataParallel::FinishFactors() {
   if (factored_ == nullptr) return absl::OkStatus();
+  SHOAL_RETURN_IF_ERROR(FinishSumsOfFactors());
+  // Like codes, they have left what they left behind where the gradient was.
+  for (auto& buffers : buffers_->buckets) {
+    for (const EncodedRun& run : buffers.runs) {
+      if (run.codec->factor_rank() == 0 || !buffers.kept) continue;
+      float* const gradients = buffers.grads.data<float>();
+      std::swap_ranges(gradients + run.begin, gradients + run.end, buffers.residual.data<float>() + run.begin);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DataParallel::FinishSumsOfFactors() {
   if (options_.zero_stage == 0) {
     return factored_->Finish([this](const Param& param) { return SummedGradient(param).data<float>(); });
   }
@@ -475,7 +490,8 @@ void DataParallel::Landed(const GradientFlights::Flight& flight) {
   buffers.seconds = flight.work->Seconds();
   if (flight.sum.defined())
     grad_type() == DType::kF64 ? AddTo<double>(flight.sum, buffers.owned) : AddTo<float>(flight.sum, buffers.owned);
-  if (buffers.kept) std::memcpy(buffers.left.raw(), flight.whole.raw(), static_cast<size_t>(flight.whole.bytes()));
+  if (buffers.kept && micro_batches_ <= 1)
+    std::memcpy(buffers.before.raw(), flight.whole.raw(), static_cast<size_t>(flight.whole.bytes()));
 }
 
 WorkPtr DataParallel::StartEncoded(size_t bucket, const Tensor& in, const Tensor& out, const std::string& tag) {
@@ -490,7 +506,7 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const Tensor& in, const Tensor
       KeepsResiduals() && ((first && buffers.holds == Residual::kHeld) || buffers.leaves == Residual::kHeld);
   if (first) {
     buffers.errors->assign(buffers.runs.size(), {});
-    buffers.commits = takes;
+    buffers.replaced = takes;
   }
   buffers.kept = takes;
   if (flights_ == nullptr) StartFactors(bucket, static_cast<float>(ratio));
@@ -502,9 +518,7 @@ WorkPtr DataParallel::StartEncoded(size_t bucket, const Tensor& in, const Tensor
   }
   return mesh_.gradients(bucket).ReduceEncoded(
       {.in = in,
-       .residual = !takes  ? Tensor()
-                   : first ? buffers.residual
-                           : buffers.left,
+       .residual = takes ? buffers.residual : Tensor(),
        .residual_scale = static_cast<float>(ratio),
        .counts = plan_.buckets[bucket].counts,
        .runs = buffers.runs,
@@ -531,20 +545,22 @@ void DataParallel::AddInherited() {
   }
 }
 
-void DataParallel::CommitResiduals(ThreadPool& pool, double rate) {
+void DataParallel::CommitResiduals(double rate) {
   if (factored_ != nullptr) factored_->Commit();
   inherited_.clear();
   if (!KeepsResiduals()) return;
-  OpContext ctx{.pool = &pool};
   for (auto& buffers : buffers_->buckets) {
-    if (!buffers.commits) continue;
-    if (flights_ == nullptr)
-      ops::Copy(ctx, buffers.grads, buffers.residual);
-    else
-      std::swap(buffers.left, buffers.residual);
-    buffers.holds = buffers.leaves;
+    if (std::exchange(buffers.replaced, false)) buffers.holds = buffers.leaves;
   }
   committed_rate_ = rate;
+}
+
+void DataParallel::RestoreResiduals() {
+  for (auto& buffers : buffers_->buckets) {
+    if (!std::exchange(buffers.replaced, false)) continue;
+    const Tensor& was = flights_ == nullptr ? buffers.grads : buffers.before;
+    std::memcpy(buffers.residual.raw(), was.raw(), static_cast<size_t>(was.bytes()));
+  }
 }
 
 absl::Status DataParallel::FinishLoad() {
@@ -727,7 +743,7 @@ int64_t DataParallel::grad_bytes() const {
 int64_t DataParallel::residual_bytes() const {
   int64_t bytes = 0;
   for (const auto& b : buffers_->buckets) {
-    for (const Tensor& residual : {b.residual, b.left}) bytes += residual.defined() ? residual.bytes() : 0;
+    for (const Tensor& residual : {b.residual, b.before}) bytes += residual.defined() ? residual.bytes() : 0;
   }
   return bytes + (factored_ == nullptr ? 0 : factored_->bytes());
 }

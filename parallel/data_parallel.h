@@ -19,10 +19,10 @@
 // ZeRO 2 and 3 reduce in every micro-batch, and 3 gathers: a rank without work of its own takes part all the same. With
 // ZeRO 2 BeginMicroBatch is enough, with ZeRO 3 it runs forward and backward as the others do, on a batch of no rows.
 //
-// With codecs, buckets travel encoded (comm/encoded_reduction.h), once a step, with ZeRO 2 and 3 once a micro-batch. In
-// stages 0 and 1 the sum then lies beside the gradients, and what codes leave behind takes the gradients' place until
-// CommitResiduals. In stages 2 and 3 it has memory of its own, as large as all gradients: a micro-batch's codes are
-// given what the one before left behind, and CommitResiduals hands the last one's on to the next step.
+// With codecs, buckets travel encoded (comm/encoded_reduction.h), once a step, with ZeRO 2 and 3 once a micro-batch.
+// The sum then lies beside the gradients. What codes leave behind takes the residual's place, and what that was is kept
+// for a step that is skipped: in stages 0 and 1 where the gradients were, in stages 2 and 3, where a micro-batch's
+// codes are given what the one before left behind, in memory of its own, as large as all gradients.
 #pragma once
 
 #include <functional>
@@ -75,7 +75,7 @@ class DataParallel : public ParamSource, public Stateful {
   void InitializeWeights(uint64_t seed);  // on the calling thread alone
 
   // --- One step: BeginStep; per micro-batch BeginMicroBatch, forward, backward; FinishReductions; CommitResiduals
-  // unless the step is skipped; update pieces(); ReleaseGradients; PublishWeights.
+  // and update of pieces() unless the step is skipped; ReleaseGradients; PublishWeights.
   void BeginStep();
   // After BeginStep: own_squares() of this step will be the squared norm of this rank's own gradient, before
   // reductions. With reduces_each_micro_batch() it is that of the micro-batch whose backward has just ended.
@@ -97,7 +97,7 @@ class DataParallel : public ParamSource, public Stateful {
   absl::Span<OwnedPiece> pieces();
   // What this step's codes left behind will be added to the next gradients. `rate` is the step's learning rate:
   // residuals are in gradients, so a later step at another rate takes them times old rate / new rate, within 0.1 to 10.
-  void CommitResiduals(ThreadPool& pool, double rate);
+  void CommitResiduals(double rate);
   // The rate of the step about to begin its reductions; without it residuals are taken as they are.
   void set_rate(double rate) { rate_ = rate; }
   // Codecs by Param::id, in place of those of the options, for steps that begin from now on. They outlive this.
@@ -118,7 +118,8 @@ class DataParallel : public ParamSource, public Stateful {
   // as factors, this rank's own.
   RunErrors codec_errors() const;
   RunErrors factor_errors() const { return factored_ == nullptr ? RunErrors() : factored_->errors(); }
-  // Gives the arena its memory back: gradients are gone. BeginStep does it, too.
+  // Gives the arena its memory back: gradients are gone. Residuals of a step that has not been committed are again what
+  // they were before it. BeginStep does both, too; state is to be visited after it.
   void ReleaseGradients();
   // Masters -> weights in compute dtype; ZeRO 1 and 2 gather them from their owners. Communication errors.
   absl::Status PublishWeights(ThreadPool& pool);
@@ -186,6 +187,8 @@ class DataParallel : public ParamSource, public Stateful {
   bool AllExact(size_t bucket) const;
   void StartFactors(size_t bucket, float residual_scale);
   absl::Status FinishFactors();
+  absl::Status FinishSumsOfFactors();
+  void RestoreResiduals();
   void SetRanks();
   void VisitResiduals(StateVisitor& visitor);
   std::vector<const Param*> params_;

@@ -117,6 +117,7 @@ int Step(const BenchArgs& args) {
   if (!loaded.ok()) return Fail(loaded.status());
   auto job = ResolveJob(*loaded, 0);
   if (!job.ok()) return Fail(job.status());
+  if (const absl::Status status = CheckProcesses(*job); !status.ok()) return Fail(status);
   job->mutable_runtime()->set_compute(
       SettleCompute(*job, HostPrefersBf16() ? WeakestHost::kHasBf16 : WeakestHost::kHasNone).compute);
   std::vector<double> losses, seconds, data_seconds;

@@ -154,10 +154,7 @@ int RunTrain(const TrainArgs& args) {
     AbortJob(Fail(absl::InvalidArgumentError(
         "comm.fake is true under mpirun: ranks would train apart. Use it with --local_ranks, or `shoal bench step`")));
   }
-  if (job->comm().has_thread_link_mbit()) {
-    AbortJob(Fail(absl::InvalidArgumentError(
-        "comm.thread_link_mbit is of thread ranks (--local_ranks); for processes launch/virtual-cluster makes links")));
-  }
+  if (const absl::Status status = CheckProcesses(*job); !status.ok()) AbortJob(Fail(status));
   if ((*world)->rank() != 0) OnlyErrorsToStandardError();
   const absl::Status status = TrainRank(args, *job, run_dir, how_to_stop, **world);
   if (!status.ok()) {

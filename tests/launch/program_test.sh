@@ -142,6 +142,7 @@ check "stop of a finished run" 2 "is not running" "$shoal" stop "$work/run"
 check "launch prints" 0 "--map-by slot:PE=4 " "$shoal" launch "$work/job" --ranks 2 --threads 4 --print
 check "launch for Slurm" 0 "--signal=B:USR1@120" "$shoal" launch "$work/job" --ranks 8 --slurm
 check "bench of factors" 0 '"rows":64' "$shoal" bench codec --codec powersgd_4 --parameters 4096 --steps 1
+check "bench of thread ranks' links" 2 "comm.thread_link_mbit is of thread ranks" "$shoal" bench step "$work/job" --set comm.thread_link_mbit=100
 check "bench of factors of no matrix" 2 "take --parameters 1024 or more" "$shoal" bench codec --codec powersgd_32 --parameters 1000
 check "initial weights" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run2" --set model.initial_weights="$work/w.safetensors"
 check "initial weights from Hugging Face" 0 "finished" "$shoal" train "$work/job" --run_dir "$work/run5" --set model.initial_weights="$work/hf"

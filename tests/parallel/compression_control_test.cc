@@ -146,7 +146,7 @@ absl::Status Go(const Steps& run, Seen& seen) {
       SHOAL_RETURN_IF_ERROR(
           control.EndStep(step, {sums[0], sums[1]}, dp->factor_errors(),
                           taken ? CompressionControl::Outcome::kTaken : CompressionControl::Outcome::kSkipped));
-      if (taken) dp->CommitResiduals(pool, 0);
+      if (taken) dp->CommitResiduals(0);
       const std::lock_guard lock(mutex);
       if (rank != 0) continue;
       seen.turns.push_back(control.turn());

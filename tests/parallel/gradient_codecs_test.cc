@@ -131,7 +131,7 @@ absl::Status RunSteps(const Plan& plan, Books& books) {
       }
       SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
       if (step == plan.skipped) continue;
-      dp->CommitResiduals(pool, rate);
+      dp->CommitResiduals(rate);
       const std::lock_guard lock(books.mutex);
       if (plan.last != nullptr && rank == 0) plan.last->clear();
       for (const OwnedPiece& piece : dp->pieces()) {
@@ -218,7 +218,7 @@ TEST(GradientCodecs, NothingIsLostOverAThousandSteps) {
         dp->Ready(param);
       }
       SHOAL_RETURN_IF_ERROR(dp->FinishReductions());
-      dp->CommitResiduals(pool, 0);
+      dp->CommitResiduals(0);
       for (const OwnedPiece& piece : dp->pieces()) {
         if (rank == 0) AddTo(out, *piece.param, piece.begin, piece.grad);
       }
