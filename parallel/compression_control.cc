@@ -383,7 +383,7 @@ CompressionProblem CompressionControl::ProblemOf(const Table& table, double tigh
       row[o].error_squares = left == 0 ? 0 : left * WeightOf(table, l);
     }
     problem.fallback.push_back(codecs_.uniform);
-    problem.budget += config_.error_budget() * row[static_cast<size_t>(codecs_.uniform)].error_squares;
+    problem.budget += codecs_.error_budget * row[static_cast<size_t>(codecs_.uniform)].error_squares;
   }
   // Where the budget is but that of the default, the default is within it whatever sums round to.
   if (tightness < 1) problem.budget *= tightness;

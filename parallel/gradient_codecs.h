@@ -22,6 +22,7 @@ struct GradientCodecs {
   // What planned modes choose among, the first being fp32, and which of them is the uniform default.
   std::vector<const Codec*> options;
   int uniform = 0;
+  double error_budget = 1;           // squared error of a plan, relative to that of the uniform default
   const Codec* measuring = nullptr;  // what layers that travel as factors take while errors are measured
   int64_t block = 1024;              // of quantisers
   enum class Feedback : uint8_t { kNo, kYes } feedback = Feedback::kYes;
@@ -32,6 +33,8 @@ struct GradientCodecs {
   // f32 bytes of all gradients, and of their codes (planned modes: of the uniform default's).
   int64_t plain_bytes = 0, code_bytes = 0;
   bool planned() const { return !options.empty(); }
+  // Of planned modes: "the error of q4", "0.5 of the squared error of q5".
+  std::string BudgetText() const;
   // "q4, with error feedback: 5.6 MiB for 41.3 MiB of gradients".
   std::string Text() const;
 };

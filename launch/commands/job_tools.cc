@@ -65,7 +65,7 @@ std::string LayerTable(const config::Job& job) {
                           HumanBytes(4.0 * static_cast<double>(param->size())),
                           HumanBytes(static_cast<double>(CodeBytes(codec, *param))),
                           !coded              ? "as it is"
-                          : codecs->planned() ? absl::StrCat("planned within the error of ", codec.name())
+                          : codecs->planned() ? absl::StrCat("planned within ", codecs->BudgetText())
                                               : std::string(codec.name()));
   }
   return text;

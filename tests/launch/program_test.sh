@@ -157,7 +157,7 @@ check "initial weights of another model" 2 "norm_epsilon" "$shoal" train "$work/
 check "grad check" 0 "gradients against differences" "$shoal" train "$work/job" --run_dir "$work/run10" --grad-check 'attention.q'
 check "an allocation about to end" 0 "stopped at step 1" env SLURM_JOB_END_TIME=$(($(date +%s) + 60)) "$shoal" train "$work/job" --run_dir "$work/run7"
 check "a named calibration must be there" 3 "no calibration of" "$shoal" train "$work/job" --run_dir "$work/run9" --set runtime.calibration="$work/none.json"
-check "planned gradient codes are shown" 0 "planned within the error of q5" "$shoal" plan "$work/job" --ranks 2 --set "comm.compression={ mode: LGRECO_BYTES min_elements: 64 }"
+check "planned gradient codes are shown" 0 "planned within 0.5 of the squared error of q5" "$shoal" plan "$work/job" --ranks 2 --set "comm.compression={ mode: LGRECO_BYTES min_elements: 64 }"
 check "a rank above the matrix" 2 "at most; take that, or exempt it" "$shoal" validate "$work/job" --set "comm.compression={ mode: UNIFORM codec: \"powersgd_200\" min_elements: 64 }"
 check "a budget without a plan" 2 "error_budget is of modes" "$shoal" validate "$work/job" --set "comm.compression={ mode: UNIFORM codec: \"q4\" error_budget: 2 }"
 check "truncated data" 3 "truncated" bash -c "head -c 30 $work/d.idx >$work/t.idx; cp $work/d.bin $work/t.bin; $shoal train $work/job --run_dir $work/run3 --set 'data.dataset={ path: \"$work/t\" }'"

@@ -54,6 +54,7 @@ float RankTwoGrad(int rank, int64_t step, int param, int64_t row, int64_t column
 CompressionConfig Planned(CompressionConfig::Mode mode) {
   CompressionConfig config;
   config.set_mode(mode);
+  config.set_codec("q5");
   config.set_block(64);
   config.set_min_elements(100);
   config.set_warmup_steps(6);

@@ -352,6 +352,27 @@ TEST(GradientCodecs, EmbeddingsVectorsSmallAndExemptTensorsTravelAsTheyAre) {
   EXPECT_EQ(MakeGradientCodecs(CompressionConfig(), Pointers(params), 1), nullptr);
 }
 
+// Of the codec that a job names plans may leave as much, of the default half.
+TEST(GradientCodecs, BudgetsOfPlans) {
+  struct Row {
+    const char *codec, *text;
+    double budget, want;
+  };
+  for (const Row& row :
+       {Row{"", "0.5 of the squared error of q5", 0, 0.5}, Row{"q4", "the error of q4", 0, 1},
+        Row{"", "2 of the squared error of q5", 2, 2}, Row{"q6", "0.25 of the squared error of q6", 0.25, 0.25}}) {
+    CompressionConfig config;
+    config.set_mode(CompressionConfig::LGRECO_BYTES);
+    if (*row.codec != 0) config.set_codec(row.codec);
+    if (row.budget > 0) config.set_error_budget(row.budget);
+    const std::vector<Param> params = CodedParams();
+    const auto codecs = MakeGradientCodecs(config, Pointers(params), 1);
+    EXPECT_EQ(codecs->error_budget, row.want);
+    EXPECT_EQ(codecs->BudgetText(), row.text);
+    EXPECT_THAT(codecs->Text(), HasSubstr(row.text));
+  }
+}
+
 TEST(GradientCodecs, WrongConfigurationsAreToldWithTheirField) {
   const auto params = CodedParams();
   const auto message = [&](const CompressionConfig& config) {
