@@ -145,7 +145,7 @@ def compression_steps():
                              [d / o for d, o in zip(ddp, ours)], goals[rate][1]))
         over = {name: [o / t for o, t in zip(ours, times[name])] for name in PLAIN}
         over |= {code: [statistics.median(one["ratios"][code]) for one in planned] for code in CODES}
-        # q4 leaves four times the plan's budget, which is the error of q5.
+        # q4 leaves eight times the plan's budget, which is half of q5's squared error.
         best = max((name for name in over if name != "q4"), key=lambda name: statistics.median(over[name]))
         rows.append(at_most(f"steps_{rate}_never_worse", spell("lgreco_time"), f"{best} {spell(best)}", over[best], 1.02,
                             notes("the plan over others: " + ", ".join(f"{name} {statistics.median(r):.3f}" for name, r in over.items()),
