@@ -206,7 +206,6 @@ TEST(GradientCodecs, NothingIsLostOverAThousandSteps) {
                                                           .bucket_bytes = 1024,
                                                           .codecs = MakeGradientCodecs(config, Pointers(params), 9)}));
     dp->SetCodecs(of);
-    ThreadPool pool(1);
     std::map<std::string, std::vector<double>> in, out;
     for (int64_t step = 0; step < kSteps; ++step) {
       dp->BeginStep();
