@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <vector>
 
 #include "runtime/base/rng.h"
 #include "runtime/ops/cpu/onednn_adapter.h"
 #include "runtime/ops/cpu/openblas_adapter.h"
+#include "tests/rows_to_try.h"
 
 namespace shoal {
 namespace {
@@ -106,13 +108,13 @@ TEST(Gemm, MatchesFloat64WhereRowsCollide) {
 // One thread may compute whole what several cut into tiles.
 TEST(Gemm, ThreadsDoNotChangeBitsOfLargeProducts) {
   ThreadPool one(1), three(3);
-  for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{{512, 384, 384},
-                                                                   {65, 1300, 768},
-                                                                   {696, 512, 822},
-                                                                   {130, 1024, 777},
-                                                                   {1024, 256, 974},
-                                                                   {64, 256, 2048},
-                                                                   {1024, 1024, 200}}) {
+  for (const auto& [m, n, k] : RowsToTry<std::array<int64_t, 3>>({{512, 384, 384},
+                                                                  {65, 1300, 768},
+                                                                  {696, 512, 822},
+                                                                  {130, 1024, 777},
+                                                                  {1024, 256, 974},
+                                                                  {64, 256, 2048},
+                                                                  {1024, 1024, 200}})) {
     for (const Transpose ta : {Transpose::kNo, Transpose::kYes}) {
       for (const Transpose tb : {Transpose::kNo, Transpose::kYes}) {
         const cpu::GemmShape s{m, n, k, ta, tb, ta == Transpose::kYes ? m : k, tb == Transpose::kYes ? k : n, n};
