@@ -20,14 +20,6 @@ void ForRunParts(const EncodedReduction& reduction, int64_t begin, int64_t end, 
   }
 }
 
-void Swap(float* __restrict a, float* __restrict b, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float x = a[i];
-    a[i] = b[i];
-    b[i] = x;
-  }
-}
-
 }  // namespace
 
 bool TravelsPlain(const EncodedReduction& reduction) {
@@ -51,7 +43,7 @@ void EncodeRuns(const EncodedReduction& reduction, const RunsToEncode& runs, int
     const int64_t at = first - runs.begin;
     float* const from = runs.from + at;
     float* const residual = runs.residual == nullptr ? nullptr : runs.residual + at;
-    const bool both = residual != nullptr && runs.is == RunsToEncode::Residual::kInOut;
+    const bool both = residual != nullptr && runs.residual_is == RunsToEncode::Residual::kInOut;
     const CodecInput input = {.gradient = from,
                               .residual = both ? residual : nullptr,
                               .residual_scale = reduction.residual_scale,
@@ -70,7 +62,7 @@ void EncodeRuns(const EncodedReduction& reduction, const RunsToEncode& runs, int
       (*reduction.errors)[i].squares += encoded.squares;
       (*reduction.errors)[i].error_squares += encoded.error_squares;
     }
-    if (both) Swap(from, residual, last - first);
+    if (both) std::swap_ranges(from, from + input.size, residual);
     code += run.codec->Bytes(last - first);
   });
 }

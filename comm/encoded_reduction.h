@@ -68,7 +68,7 @@ struct RunsToEncode {
   int64_t begin = 0, end = 0;
   float* from = nullptr;
   float* residual = nullptr;
-  enum class Residual : uint8_t { kInOut, kOut } is = Residual::kInOut;
+  enum class Residual : uint8_t { kInOut, kOut } residual_is = Residual::kInOut;
 };
 void EncodeRuns(const EncodedReduction& reduction, const RunsToEncode& runs, int rank, CodecKey::Point point,
                 uint8_t* code);

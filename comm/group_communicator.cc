@@ -159,7 +159,7 @@ Phase EncodedGatherPhase(std::shared_ptr<const EncodedParts> parts) {
                 .end = parts->at[me + 1],
                 .from = parts->Sum(),
                 .residual = parts->Own(reduction.residual),
-                .is = RunsToEncode::Residual::kOut},
+                .residual_is = RunsToEncode::Residual::kOut},
                me, CodecKey::Point::kOwner, codes + code_at[me]);
     const auto piece = [&](int r) {
       return std::pair{static_cast<void*>(codes + code_at[r]), code_at[r + 1] - code_at[r]};

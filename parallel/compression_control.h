@@ -13,9 +13,9 @@
 // No layer's code may leave more than most_layer_error of it. What codes really leave is followed step by step: 10 %
 // more than the budget for 20 steps tightens what plans may spend, on the last table, and less than half of it for as
 // long loosens that again; four times the squared error for 3 steps falls back to `codec` for all, and errors are
-// measured anew. What factors leave of each rank's matrices is no measure
-// of the sum's error, but if it grows by half since the plan came into force, errors are measured anew. A table with a
-// NaN, or a budget that nothing meets, leaves the plan as it is. A new plan must be worth 2 %.
+// measured anew. What factors leave of each rank's matrices is no measure of the sum's error, but if it grows by half
+// since the plan came into force, errors are measured anew. A table with a NaN, or a budget that nothing meets, leaves
+// the plan as it is. A new plan must be worth 2 %.
 #pragma once
 
 #include <future>
